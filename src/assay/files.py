@@ -1,0 +1,126 @@
+"""Writing so that a killed process leaves nothing half done, and naming by content.
+
+Every file goes to a temporary name in the same folder and is renamed when it is complete. A folder is complete when
+its ``manifest.json`` exists, and that is always written last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from assay.errors import AssayError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, all or nothing."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys: equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        AssayError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AssayError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AssayError(f"{path}: not valid JSON ({error}). Delete the folder it is in to make it anew.") from None
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a frame as zstd Parquet in row groups of 20,000; equal frames give equal bytes."""
+    with atomic(path) as temporary:
+        pq.write_table(frame.to_arrow(), temporary, compression="zstd", row_group_size=20_000)
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a Parquet file that Assay wrote.
+
+    Raises:
+        AssayError: the file is missing or not Parquet.
+    """
+    if not path.is_file():
+        raise AssayError(f"{path}: no such file")
+    try:
+        return pl.read_parquet(path, glob=False)
+    except Exception as error:
+        raise AssayError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, for quoting inside another message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex characters that name the content of ``parts`` (anything JSON can say)."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_done(folder: Path, print_: str) -> bool:
+    """Whether ``folder`` holds a finished result of exactly this fingerprint."""
+    manifest = folder / MANIFEST
+    return manifest.is_file() and read_json(manifest).get("fingerprint") == print_
+
+
+def start_over(folder: Path, print_: str, keep: str = "") -> None:
+    """Empty ``folder`` unless it holds the unfinished work of the same fingerprint; then leave it to be resumed.
+
+    ``keep`` names a file that is never removed (the one that says which fingerprint is under way is ``.started``).
+    """
+    started = folder / ".started"
+    if started.is_file() and started.read_text() == print_:
+        return
+    if folder.exists():
+        for entry in folder.iterdir():
+            if entry.name != keep:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(started, print_)

@@ -1,0 +1,87 @@
+"""Saving and loading a trained reward model with its contract."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from assay import __version__
+from assay.errors import AssayError
+from assay.files import MANIFEST, write_json
+from assay.model import contract as contracts
+from assay.model.backbones import text_hash
+from assay.model.contract import Canary, Contract
+from assay.model.reward_model import RewardModel, from_checkpoint, pooled_position
+
+TOLERANCE = 1e-4
+"""Largest difference from a golden score that other hardware and other libraries may make in fp32."""
+
+
+def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | None = None, manifest: dict[str, Any] | None = None) -> Contract:
+    """Write a checkpoint that plain transformers loads, its contract, and last its manifest. All or nothing.
+
+    Args:
+        reward_model: the model; saved in fp32.
+        folder: where to; replaced if it exists.
+        measured: ``mean``, ``std`` and ``measured_on`` of the rewards.
+        manifest: more to write into the manifest, such as its fingerprint.
+    """
+    temporary = folder.with_name(f".{folder.name}.saving")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    reward_model.model.save_pretrained(temporary)
+    reward_model.tokenizer.save_pretrained(temporary)
+    contract = Contract(
+        template_sha256=text_hash(reward_model.tokenizer.chat_template),
+        add_special_tokens=reward_model.add_special_tokens,
+        bos_token=reward_model.tokenizer.bos_token or reward_model.tokenizer.cls_token,
+        pooled=pooled_position(reward_model.model),
+        max_length=reward_model.max_length,
+        tokenizer_sha256=contracts.tokenizer_sha256(temporary),
+        weights_sha256=contracts.weights_sha256(temporary),
+        canaries=score_canaries(reward_model, contracts.canary_conversations(reward_model.max_length)),
+        made_with={"assay": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        **(measured or {}),
+    )
+    contracts.write(temporary, contract)
+    write_json(temporary / MANIFEST, {"contract": contracts.FILE, **(manifest or {})})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return contract
+
+
+def score_canaries(reward_model: RewardModel, conversations: list[contracts.Conversation]) -> list[Canary]:
+    """The canaries with what this model makes of them, one at a time, in fp32."""
+    was_training = reward_model.model.training
+    reward_model.model.eval()
+    ids, _ = reward_model.encode(conversations)
+    with torch.inference_mode():
+        scores = [float(reward_model.rewards([one])[0]) for one in ids]
+    reward_model.model.train(was_training)
+    return [
+        Canary(conversation=c, tokens=len(one), ids_sha256=contracts.ids_sha256(one), score=score)
+        for c, one, score in zip(conversations, ids, scores, strict=True)
+    ]
+
+
+def load(folder: Path, *, check: bool = True) -> tuple[RewardModel, Contract]:
+    """Load a checkpoint and its contract, and check the canaries.
+
+    Raises:
+        AssayError: it cannot be loaded, or a canary does not get its golden score.
+    """
+    contract = contracts.read(folder)
+    reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens)
+    if check:
+        worst = drift(reward_model, contract)
+        if worst > TOLERANCE:
+            raise AssayError(f"{folder}: a canary differs by {worst:.2g} from the score it was saved with (allowed: {TOLERANCE}); run `assay doctor {folder}` to learn why")
+    return reward_model, contract
+
+
+def drift(reward_model: RewardModel, contract: Contract) -> float:
+    """Largest difference between a canary's score now and its golden score."""
+    now = score_canaries(reward_model, [c.conversation for c in contract.canaries])
+    return max(abs(a.score - b.score) for a, b in zip(now, contract.canaries, strict=True))

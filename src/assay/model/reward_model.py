@@ -1,0 +1,241 @@
+"""A reward model in memory: the network, its tokenizer, and the one way by which a conversation becomes a number.
+
+The network is a plain ``AutoModelForSequenceClassification`` with one label and the reward is its logit, so that plain transformers gives
+the same number. Assay adds two things: the head runs in fp32 whatever the precision of the rest, and conversations are
+rendered and tokenised by the contract.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from assay.errors import AssayError
+from assay.files import first_line
+from assay.model import attention, template
+
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
+PAD = "<|assay_pad|>"
+
+
+@dataclass(slots=True)
+class RewardModel:
+    """A network that gives a conversation a reward."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+    add_special_tokens: bool
+
+    def encode(self, conversations: Sequence[list[dict[str, str]]]) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of each conversation, at most ``max_length``, and whether it was longer (then its beginning is lost)."""
+        texts = [template.render(self.tokenizer, c) for c in conversations]
+        ids = self._tokenise(texts, truncation=False)
+        truncated = [len(one) > self.max_length for one in ids]
+        long = [i for i, cut in enumerate(truncated) if cut]
+        if long:
+            for i, one in zip(long, self._tokenise([texts[i] for i in long], truncation=True), strict=True):
+                ids[i] = one
+        return ids, truncated
+
+    def _tokenise(self, texts: list[str], *, truncation: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        limit = {"truncation": True, "max_length": self.max_length} if truncation else {"truncation": False}
+        encoded = self.tokenizer(texts, add_special_tokens=self.add_special_tokens, padding=False, verbose=False, **limit)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def rewards(self, ids: Sequence[list[int]]) -> Tensor:
+        """Rewards of token sequences, fp32 of shape [n]; one forward pass, padded to the longest."""
+        batch = pad(ids, self.tokenizer.pad_token_id, self.model.device)
+        return self.model(**batch).logits[:, 0].float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        device: torch.device = self.model.device
+        return device
+
+
+def pad(ids: Sequence[list[int]], pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask`` of shape [n, longest], padded on the right."""
+    longest = max(map(len, ids))
+    padded = torch.full((len(ids), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(ids), longest), dtype=torch.long)
+    for i, one in enumerate(ids):
+        padded[i, : len(one)] = torch.tensor(one, dtype=torch.long)
+        mask[i, : len(one)] = 1
+    return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
+
+
+def from_backbone(source: str, max_length: int, seed: int) -> RewardModel:
+    """A reward model to be trained, from a backbone (its head is new, drawn with ``seed``) or from a reward model (its head stays).
+
+    Raises:
+        AssayError: the model cannot be loaded, has a head of another size, or no chat template.
+    """
+    tokenizer = _tokenizer(source)
+    config = _config(source)
+    for name in _DROPOUTS:
+        if isinstance(getattr(config, name, None), float):
+            setattr(config, name, 0.0)
+    config.num_labels = 1
+    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    config.problem_type = "regression"
+    torch.manual_seed(seed)
+    model = _load(source, config)
+    is_encoder = not _is_decoder(model)
+    tokenizer.chat_template = template.for_training(tokenizer, is_encoder)
+    _separate_pad(model, tokenizer)
+    limit = _positions(model)
+    if max_length > limit:
+        raise AssayError(f"max_length is {max_length}, but {source} has only {limit} positions; set train.max_length to {limit} or less")
+    tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_max_length = "right", "left", max_length
+    tokenizer.init_kwargs.update(padding_side="right", truncation_side="left")  # or they would not be saved
+    if model._supports_sdpa:
+        model.set_attn_implementation(attention.NAME)
+    return RewardModel(_with_fp32_head(model), tokenizer, max_length, _adds_special_tokens(tokenizer))
+
+
+def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool) -> RewardModel:
+    """A trained reward model, in fp32, exactly as saved.
+
+    Raises:
+        AssayError: the files cannot be loaded, or the head is missing or of another size.
+    """
+    tokenizer = _tokenizer(str(folder))
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+    config = _config(str(folder))
+    if config.num_labels != 1:
+        raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected 1; set num_labels to 1 in config.json if the weights have one")
+    model = _load(str(folder), config, whole=True)
+    return RewardModel(_with_fp32_head(model.eval()), tokenizer, max_length, add_special_tokens)
+
+
+def precision_of(wish: str, device: torch.device) -> str:
+    """``wish``, with ``auto`` decided: bf16 where the processor multiplies it fast, otherwise fp32."""
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+@contextlib.contextmanager
+def in_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Run the backbone in ``precision`` ("fp32" or "bf16")."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tokenizer(source: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise AssayError(f"{source}: the tokenizer cannot be loaded ({first_line(error)})") from None
+
+
+def _config(source: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source)
+    except Exception as error:
+        raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
+
+
+def _load(source: str, config: Any, whole: bool = False) -> Any:
+    with _quiet():
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:
+            if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
+                raise AssayError(f"{source}: the saved head does not have one label; Assay trains rewards of one number. Start from the backbone it was made of.") from None
+            raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
+    if whole and report["missing_keys"]:
+        raise AssayError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}; the head is lost if it is among them")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loading report: that a new head is new is no news."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def head_of(model: Any) -> nn.Module:
+    """The module that turns a pooled vector into the reward: ``score`` of a decoder, ``classifier`` of an encoder.
+
+    Raises:
+        AssayError: the architecture has neither.
+    """
+    for name in ("score", "classifier"):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    raise AssayError(f"{type(model).__name__} has neither a `score` nor a `classifier` head; Assay does not know where its reward comes from")
+
+
+def _is_decoder(model: Any) -> bool:
+    return isinstance(getattr(model, "score", None), nn.Module)
+
+
+def pooled_position(model: Any) -> str:
+    """Which token's vector the head sees, in words."""
+    return "last token that is not padding" if _is_decoder(model) else "first token"
+
+
+def _with_fp32_head(model: Any) -> Any:
+    head = head_of(model)
+    forward = head.forward
+
+    def in_fp32(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, enabled=False):
+            return forward(*(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args), **kwargs)
+
+    head.forward = in_fp32  # type: ignore[method-assign]
+    return model
+
+
+def _separate_pad(model: Any, tokenizer: Any) -> None:
+    """Give the model a pad token that is nothing else: transformers reads the reward at the last token that is not padding."""
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _positions(model: Any) -> int:
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or 1 << 20
+    if type(model).__name__.startswith(("Roberta", "XLMRoberta", "Camembert")):
+        limit -= 2  # their positions start behind the padding index
+    return int(limit)
+
+
+def _adds_special_tokens(tokenizer: Any) -> bool:
+    """Whether special tokens must be added to a rendered text: not if the template writes them itself."""
+    text = template.render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    full = tokenizer(text, add_special_tokens=True)["input_ids"]
+    return bool(full != bare and bare[0] not in tokenizer.all_special_ids)

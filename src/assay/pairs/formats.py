@@ -1,0 +1,270 @@
+"""The shapes preference data comes in: how each is recognised, and how a row of it becomes pairs.
+
+``FORMATS`` lists them from the most to the least particular. A row format turns one row into pairs; a rated format turns
+one row into one rated answer, and the answers to a prompt are paired best against worst.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from assay.pairs.messages import (
+    Aside,
+    Messages,
+    answer_of,
+    check_pair,
+    check_text,
+    helpsteer_prompt,
+    hh_conversation,
+    messages,
+    prompt_of,
+    split_conversations,
+    user_turn,
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One shape of preference data."""
+
+    name: str
+    about: str
+    matches: Callable[[Row], bool]
+    convert: Callable[[Row, str], list[Row]]
+    """(row, rating attribute) -> pairs; or, when ``rated``, -> rated answers ``{prompt, response, rating, ...}``."""
+    rated: bool = False
+
+
+def recognise(sample: list[Row]) -> Format | None:
+    """The format that most rows of ``sample`` have; the more particular one if two fit equally. None if none fits."""
+    counts = [(sum(map(f.matches, sample)), -i) for i, f in enumerate(FORMATS)]
+    best, index = max(counts)
+    return FORMATS[-index] if best else None
+
+
+def _need(row: Row, key: str) -> Any:
+    if row.get(key) is None:
+        raise Aside(f"no `{key}`")
+    return row[key]
+
+
+def _pair(row: Row, used: set[str], prompt: Messages, chosen: Messages, rejected: Messages, **more: Any) -> Row:
+    check_pair(prompt, chosen, rejected)
+    extras = {k: v for k, v in row.items() if k not in used and k not in ("id", "prompt_id", "copy")}
+    if "id" in row:
+        extras.setdefault("source_id", str(row["id"]))
+    return {**extras, **{k: v for k, v in more.items() if v is not None}, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise Aside(f"{what} is not a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise Aside(f"{what} is not a number") from None
+    if not math.isfinite(number):
+        raise Aside(f"{what} is not finite")
+    return number
+
+
+def best_and_worst(scores: list[float]) -> tuple[int, int]:
+    """Positions of the highest and the lowest score, the first of equals.
+
+    Raises:
+        Aside: fewer than two scores, or all are equal.
+    """
+    if len(scores) < 2:
+        raise Aside("only one answer to its prompt")
+    if max(scores) == min(scores):
+        raise Aside("answers are rated equal")
+    return scores.index(max(scores)), scores.index(min(scores))
+
+
+def _from_scored(row: Row, used: set[str], prompt: Messages, answers: list[Messages], scores: list[float], **more: Any) -> Row:
+    best, worst = best_and_worst(scores)
+    return _pair(row, used, prompt, answers[best], answers[worst], margin=scores[best] - scores[worst], **more)
+
+
+# One converter a format, in the order of FORMATS.
+
+
+def _nemo_rl(row: Row, attribute: str) -> list[Row]:
+    prompt = messages(_need(row, "context"), "context")
+    completions = _need(row, "completions")
+    if not isinstance(completions, list) or not all(isinstance(c, dict) for c in completions):
+        raise Aside("`completions` is not a list of {rank, completion}")
+    answers = [answer_of(_need(c, "completion"), f"completions[{i}]") for i, c in enumerate(completions)]
+    ranks = [-_number(_need(c, "rank"), f"completions[{i}].rank") for i, c in enumerate(completions)]
+    return [_from_scored(row, {"context", "completions"}, prompt, answers, ranks)]
+
+
+def _ultrafeedback(row: Row, attribute: str) -> list[Row]:
+    prompt = prompt_of(row.get("instruction") or row.get("prompt"))
+    completions = [c for c in _need(row, "completions") if isinstance(c, dict)]
+    answers = [answer_of(_need(c, "response"), f"completions[{i}].response") for i, c in enumerate(completions)]
+    scores = [_completion_score(c, f"completions[{i}]") for i, c in enumerate(completions)]
+    used = {"instruction", "prompt", "completions", "models", "correct_answers", "incorrect_answers"}
+    return [_from_scored(row, used, prompt, answers, scores)]
+
+
+def _completion_score(completion: Row, what: str) -> float:
+    for key in ("overall_score", "fine-grained_score", "score", "rating"):
+        if completion.get(key) is not None:
+            return _number(completion[key], f"{what}.{key}")
+    raise Aside(f"{what} has no score (overall_score, fine-grained_score, score or rating)")
+
+
+def _rewardbench2(row: Row, attribute: str) -> list[Row]:
+    prompt = prompt_of(_need(row, "prompt"))
+    right = [answer_of(a, "chosen") for a in _need(row, "chosen")]
+    wrong = [answer_of(a, "rejected") for a in _need(row, "rejected")]
+    if not right or not wrong:
+        raise Aside("no right or no wrong answer")
+    return [_pair(row, {"prompt", "chosen", "rejected", "models", "additional_metadata"}, prompt, c, r) for c in right for r in wrong]
+
+
+def _magpie(row: Row, attribute: str) -> list[Row]:
+    prompt = prompt_of(_need(row, "instruction"))
+    answers = [answer_of(a, f"responses[{i}]") for i, a in enumerate(_need(row, "responses"))]
+    rated = _need(row, "rewards_armorm")
+    scores = [_number(r.get("score") if isinstance(r, dict) else r, f"rewards_armorm[{i}]") for i, r in enumerate(rated)]
+    if len(scores) != len(answers):
+        raise Aside(f"{len(answers)} responses but {len(scores)} scores")
+    best, worst = best_and_worst(scores)
+    mean_all, mean_two = sum(scores) / len(scores), (scores[best] + scores[worst]) / 2
+    used = set(row) - {"uuid", "language", "difficulty", "input_quality", "source", "subset"}
+    more = {"category": row.get("task_category"), "score": mean_all, "score_of_pair": mean_two}
+    return [_from_scored(row, used, prompt, answers, scores, **more)]
+
+
+def _magpie_ultra(row: Row, attribute: str) -> list[Row]:
+    prompt = prompt_of(_need(row, "instruction"))
+    chosen = answer_of(_need(row, "response"), "response")
+    rejected = answer_of(_need(row, "response_base"), "response_base")
+    scores = [row.get("score"), row.get("score_base")]
+    score = sum(_number(s, "score") for s in scores) / 2 if None not in scores else None
+    used = set(row) - {"difficulty", "quality", "source", "subset"}
+    return [_pair(row, used, prompt, chosen, rejected, category=row.get("primary_tag"), score=score)]
+
+
+def _two_outputs(row: Row, attribute: str) -> list[Row]:
+    text = check_text(_need(row, "instruction"), "instruction")
+    if row.get("input"):
+        text += "\n\n" + check_text(row["input"], "input")
+    outputs = [answer_of(_need(row, f"output_{i}"), f"output_{i}") for i in (1, 2)]
+    label = row.get("label", row.get("preference"))
+    if label not in (1, 2, "1", "2"):
+        raise Aside(f"label is {label!r}, expected 1 or 2 (the better output)")
+    better = int(label) - 1
+    used = {"instruction", "input", "output_1", "output_2", "label", "preference"}
+    return [_pair(row, used, user_turn(text), outputs[better], outputs[1 - better])]
+
+
+def _safety(row: Row, attribute: str) -> list[Row]:
+    """The better answer to a harmful prompt refuses it; to a harmless one, complies (Skywork-Reward, WildGuard pairs)."""
+    refusal, harm = row.get("response_refusal_label"), row.get("prompt_harm_label")
+    if row.get("response") is None:
+        raise Aside("a prompt without a response")
+    if refusal not in ("refusal", "compliance") or harm not in ("harmful", "unharmful"):
+        raise Aside("the prompt or the response has no harm or refusal label")
+    good = (refusal == "refusal") == (harm == "harmful")
+    more = {k: row[k] for k in ("adversarial", "subcategory", "prompt_harm_label") if row.get(k) is not None}
+    return [{"prompt": prompt_of(_need(row, "prompt")), "response": answer_of(row["response"], "response"), "rating": float(good), "category": "safety", **more}]
+
+
+def _ms_swift(row: Row, attribute: str) -> list[Row]:
+    conversation = messages(_need(row, "messages"), "messages")
+    if row.get("rejected_messages") is not None:
+        rejected = messages(row["rejected_messages"], "rejected_messages")
+        prompt, chosen, worse = split_conversations(conversation, rejected)
+    else:
+        if conversation[-1]["role"] != "assistant":
+            raise Aside(f"broken roles: `messages` ends with a {conversation[-1]['role']} turn")
+        prompt, chosen, worse = conversation[:-1], conversation[-1:], answer_of(_need(row, "rejected_response"), "rejected_response")
+    return [_pair(row, {"messages", "rejected_response", "rejected_messages"}, prompt, chosen, worse)]
+
+
+def _sharegpt(row: Row, attribute: str) -> list[Row]:
+    prompt = messages(_need(row, "conversations"), "conversations")
+    if row.get("system"):
+        prompt = [{"role": "system", "content": check_text(row["system"], "system")}, *prompt]
+    chosen, rejected = answer_of(_need(row, "chosen"), "chosen"), answer_of(_need(row, "rejected"), "rejected")
+    return [_pair(row, {"conversations", "system", "chosen", "rejected"}, prompt, chosen, rejected)]
+
+
+def _alpaca(row: Row, attribute: str) -> list[Row]:
+    text = check_text(_need(row, "instruction"), "instruction")
+    if row.get("input"):
+        text += "\n" + check_text(row["input"], "input")
+    prompt: Messages = []
+    if row.get("system"):
+        prompt.append({"role": "system", "content": check_text(row["system"], "system")})
+    for turn in row.get("history") or []:
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise Aside("`history` is not a list of [user, assistant] turns")
+        prompt += user_turn(turn[0], "history") + answer_of(turn[1], "history")
+    prompt += user_turn(text, "instruction")
+    chosen, rejected = answer_of(_need(row, "chosen"), "chosen"), answer_of(_need(row, "rejected"), "rejected")
+    return [_pair(row, {"instruction", "input", "system", "history", "chosen", "rejected"}, prompt, chosen, rejected)]
+
+
+def _hh(row: Row, attribute: str) -> list[Row]:
+    chosen = hh_conversation(_need(row, "chosen"), "chosen")
+    rejected = hh_conversation(_need(row, "rejected"), "rejected")
+    return [_pair(row, {"chosen", "rejected"}, *split_conversations(chosen, rejected))]
+
+
+def _explicit(row: Row, attribute: str) -> list[Row]:
+    prompt = prompt_of(_need(row, "prompt"))
+    chosen, rejected = answer_of(_need(row, "chosen"), "chosen"), answer_of(_need(row, "rejected"), "rejected")
+    if chosen and rejected and chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant":
+        prompt, chosen, rejected = split_conversations(chosen, rejected)
+    if isinstance(row.get("margin"), (int, float, str)):
+        row = {**row, "margin": _number(row["margin"], "margin")}
+    return [_pair(row, {"prompt", "chosen", "rejected"}, prompt, chosen, rejected)]
+
+
+def _implicit(row: Row, attribute: str) -> list[Row]:
+    chosen, rejected = messages(_need(row, "chosen"), "chosen"), messages(_need(row, "rejected"), "rejected")
+    return [_pair(row, {"chosen", "rejected"}, *split_conversations(chosen, rejected))]
+
+
+def _ratings(row: Row, attribute: str) -> list[Row]:
+    prompt = messages(row["prompt"], "prompt") if isinstance(row.get("prompt"), list) else helpsteer_prompt(_need(row, "prompt"))
+    value = row.get(attribute, row.get(f"attr_{attribute}"))
+    if value is None:
+        raise Aside(f"no rating `{attribute}`")
+    rating = _number(value, attribute)
+    extras = {k: row[k] for k in ("source", "subset", "category") if row.get(k) is not None}
+    return [{**extras, "prompt": prompt, "response": answer_of(_need(row, "response"), "response"), "rating": rating}]
+
+
+def _has(*keys: str) -> Callable[[Row], bool]:
+    return lambda row: all(key in row for key in keys)
+
+
+def _list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
+
+
+FORMATS = [
+    Format("nemo-rl", "`context` and ranked `completions`", _has("context", "completions"), _nemo_rl),
+    Format("ultrafeedback", "an instruction and k rated `completions`", lambda r: "completions" in r and ("instruction" in r or "prompt" in r), _ultrafeedback),
+    Format("rewardbench-2", "a prompt with lists of right and wrong answers", lambda r: "prompt" in r and _list_of_text(r.get("chosen")) and _list_of_text(r.get("rejected")), _rewardbench2),
+    Format("magpie", "an instruction, several `responses` and their `rewards_armorm`", _has("instruction", "responses", "rewards_armorm"), _magpie),
+    Format("magpie-ultra", "an instruction with `response` and `response_base`", _has("instruction", "response", "response_base"), _magpie_ultra),
+    Format("two-outputs", "an instruction, `output_1`, `output_2` and the number of the better one", _has("instruction", "output_1", "output_2"), _two_outputs),
+    Format("safety-labels", "one response a row with harm and refusal labels (WildGuardMix)", _has("prompt", "response", "response_refusal_label", "prompt_harm_label"), _safety, rated=True),
+    Format("ms-swift", "`messages` and a `rejected_response` or `rejected_messages`", lambda r: "messages" in r and ("rejected_response" in r or "rejected_messages" in r), _ms_swift),
+    Format("llamafactory-sharegpt", "`conversations` with `chosen` and `rejected` messages", _has("conversations", "chosen", "rejected"), _sharegpt),
+    Format("llamafactory-alpaca", "`instruction` (and `input`, `history`) with `chosen` and `rejected`", _has("instruction", "chosen", "rejected"), _alpaca),
+    Format("hh-rlhf", "two texts with `Human:` and `Assistant:` turns", lambda r: "prompt" not in r and any(isinstance(r.get(k), str) and "Human:" in r[k] for k in ("chosen", "rejected")), _hh),
+    Format("explicit prompt", "`prompt`, `chosen`, `rejected` as text or messages", _has("prompt", "chosen", "rejected"), _explicit),
+    Format("implicit prompt", "two whole conversations, `chosen` and `rejected`", _has("chosen", "rejected"), _implicit),
+    Format("ratings", "one rated answer a row: `prompt`, `response`, attributes (HelpSteer2)", _has("prompt", "response"), _ratings, rated=True),
+]
+"""Every format Assay reads, the most particular first."""

@@ -1,0 +1,227 @@
+"""The whole loop: read, curate, train, evaluate, report. Each stage is a folder that is done when its manifest exists.
+
+A run lies in ``runs/NAME-FINGERPRINT``; the fingerprint covers the recipe, the content of the inputs and the version of the code. Started again,
+a run goes on where it was killed, and a finished one is only opened.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+import yaml
+
+from assay import __version__
+from assay.curate import kernels
+from assay.curate.runner import Curated, curate
+from assay.errors import MissingExtra
+from assay.files import MANIFEST, fingerprint, is_done, read_json, read_parquet, sha256_file, start_over, write_json, write_text
+from assay.pairs import schema, sources
+from assay.pairs.read import Reading, read
+from assay.recipes.recipe import Recipe, Source
+from assay.train.config import TrainConfig
+
+
+class Screen(Protocol):
+    """What shows a run's progress to a person."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
+        """A progress bar; the callable takes (done, total, text)."""
+        ...
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
+        """Nothing."""
+        return nullcontext(lambda *_: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    reading: dict[str, Any]
+    curation: dict[str, Any]
+    trainings: dict[str, dict[str, Any]]
+    """By arm: ``curated``, and ``everything`` where the recipe asks for the baseline."""
+    results: dict[str, dict[str, Any]]
+    """Evaluation results by arm."""
+
+
+def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Run:
+    """Run a recipe, or go on with it.
+
+    Args:
+        recipe: see ``load_recipe``.
+        base: folder that the recipe's relative paths start at.
+        runs: folder under which the run's own folder is made.
+        data_root: a folder with copies of hub data sets.
+        workers: processes for reading and curation kernels.
+        screen: shows progress.
+
+    Raises:
+        AssayError: an input is missing or wrong, or PyTorch is not installed.
+    """
+    screen = screen or Quiet()
+    folder = runs / f"{recipe.name}-{_fingerprint(recipe, base, data_root)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    screen.say(f"run folder: {folder}")
+    pairs = read_stage(recipe.sources, base, folder / "read", data_root=data_root, screen=screen)
+    curated = curate_stage(recipe, base, folder / "curate", pairs, data_root=data_root, workers=workers, screen=screen)
+    arms = {"curated": curated.kept()}
+    if recipe.baseline:
+        arms["everything"] = pairs
+    trainings = {arm: _train(rows, _same_steps(recipe.train, arms["curated"]), folder / "train" / arm, screen, arm) for arm, rows in arms.items()}
+    results = _evaluate(recipe, base, folder, list(arms), data_root, screen)
+    return Run(folder, read_json(folder / "read" / MANIFEST), curated.manifest, trainings, results)
+
+
+def _fingerprint(recipe: Recipe, base: Path, data_root: Path | None) -> str:
+    contents = []
+    for source in recipe.sources:
+        files = sources.find(resolve(source.path, base), data_root)
+        contents.append([source.path, source.config, source.split] if files is None else [sha256_file(f) for f in files])
+    described = recipe.model_dump(exclude={"about", "open", "published"})
+    return fingerprint(described, contents, __version__, kernels.VERSION)[:10]
+
+
+def resolve(path: str, base: Path) -> str:
+    """``path`` as seen from ``base``, if something is there; unchanged otherwise."""
+    inside = base / path
+    return str(inside) if not Path(path).is_absolute() and inside.exists() else path
+
+
+def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path | None = None, screen: Screen | None = None) -> pl.DataFrame:
+    """All sources as one pair table, written to ``folder``; read from there if that was done before."""
+    screen = screen or Quiet()
+    print_ = fingerprint([s.model_dump() for s in given], __version__)
+    if not is_done(folder, print_):
+        readings = []
+        for source in given:
+            with screen.bar(f"reading {source.name or source.path}", None) as tick:
+                settings = source.model_dump(exclude={"path"})
+                readings.append(read(resolve(source.path, base), data_root=data_root, tick=tick, **settings))
+        whole = Reading(
+            pairs=schema.stack([r.pairs for r in readings]),
+            aside=[row for r in readings for row in r.aside],
+            formats={file: format for r in readings for file, format in r.formats.items()},
+            rows_read=sum(r.rows_read for r in readings),
+            rows_used=sum(r.rows_used for r in readings),
+        )
+        whole.write(folder)
+        write_json(folder / MANIFEST, {**whole.summary(), "fingerprint": print_})
+    summary = read_json(folder / MANIFEST)
+    screen.say(f"read: {summary['rows_read']:,} rows, {summary['pairs']:,} pairs, {summary['rows_aside']:,} rows set aside")
+    return read_parquet(folder / "pairs.parquet")
+
+
+def curate_stage(recipe: Recipe, base: Path, folder: Path, pairs: pl.DataFrame, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Curated:
+    """The recipe's curation of ``pairs``, in ``folder``."""
+    screen = screen or Quiet()
+    shown = screen
+
+    def opened(name: str) -> Callable[[int, int, dict[str, float]], None]:
+        return _training_line(shown, f"  judging model {name}")
+
+    fit = None
+    if any(step.kind == "agree" for step in recipe.curate):
+        try:
+            from assay.train.fit import fitter
+        except ImportError:
+            raise MissingExtra("the step `agree` trains a reward model and", "train") from None
+        fit = fitter(opened)
+    steps = [_rooted(step, base) for step in recipe.curate]
+    return curate(pairs, steps, folder, workers=workers, fit=fit, data_root=data_root, say=screen.say, done=lambda a: shown.say(account_line(a)))
+
+
+def _rooted(step: Any, base: Path) -> Any:
+    """A step whose files are named as seen from the recipe."""
+    if step.kind != "decontaminate":
+        return step
+    return step.model_copy(update={"against": {name: resolve(path, base) for name, path in step.against.items()}})
+
+
+def account_line(account: dict[str, Any]) -> str:
+    """What a step did, in a line."""
+    before, after = account["before"], account["after"]
+    line = f"{account['step']}: {before['rows']:,} rows, {account['dropped']:,} dropped, {after['rows']:,} stay"
+    if account["flipped"]:
+        line += f", {account['flipped']:,} flipped"
+    if after["rows"] and before["rows"]:
+        line += f"; chosen longer {before['chosen_longer']:.1%} -> {after['chosen_longer']:.1%}"
+    return line
+
+
+def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:
+    """``config`` with its number of steps written out, so that every arm takes as many as the curated set asks for."""
+    if config.max_steps or curated.height == 0:
+        return config
+    seen = curated.height * (1 - config.validation)
+    return config.model_copy(update={"max_steps": max(1, round(config.epochs * seen / config.batch_size))})
+
+
+def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen, arm: str) -> dict[str, Any]:
+    try:
+        from assay.train.train import read_manifest, train
+    except ImportError:
+        raise MissingExtra("training", "train") from None
+    screen.say(f"train ({arm}): {rows.height:,} pairs, {config.max_steps or 0:,} steps of {config.batch_size}")
+    train(rows, config, folder, progress=_training_line(screen, f"training on {arm}"))
+    return read_manifest(folder)
+
+
+def _training_line(screen: Screen, name: str) -> Callable[[int, int, dict[str, float]], None]:
+    """A progress callback that opens its bar at the first step and closes it at the last."""
+    opened: list[Any] = []
+
+    def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+        if not opened:
+            opened.append(screen.bar(name, total))
+            opened.append(opened[0].__enter__())
+        loss = metrics.get("loss")
+        opened[1](step, total, f"loss {loss:.3f}" if loss is not None else "")
+        if step >= total:
+            opened[0].__exit__(None, None, None)
+            opened.clear()
+
+    return progress
+
+
+def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_root: Path | None, screen: Screen) -> dict[str, dict[str, Any]]:
+    from assay.evaluate.evaluate import evaluate, load_suite
+    from assay.score.scorer import load_scorer
+
+    results: dict[str, dict[str, Any]] = {}
+    if not recipe.evaluate.suites:
+        return results
+    suites = [load_suite(_rooted_suite(spec, base), data_root) for spec in recipe.evaluate.suites]
+    for arm in arms:
+        out = folder / "evaluate" / arm
+        print_ = fingerprint(read_json(folder / "train" / arm / "checkpoint" / MANIFEST)["fingerprint"], [[s.name, s.pairs["id"].to_list()] for s in suites])
+        if not is_done(out, print_):
+            start_over(out, print_)
+            with screen.bar(f"scoring with {arm}", None) as tick:
+                evaluate(load_scorer(folder / "train" / arm / "checkpoint", tick=tick), suites, out)
+            write_json(out / MANIFEST, {"fingerprint": print_})
+        results[arm] = read_json(out / "results.json")
+    return results
+
+
+def _rooted_suite(spec: str, base: Path) -> str:
+    name, equals, path = spec.rpartition("=")
+    return name + equals + resolve(path, base)
+
+

@@ -1,0 +1,1 @@
+"""Recipes: one YAML file a system, read into frozen models whose fields are the documentation."""

@@ -1,0 +1,186 @@
+"""What a recipe says, and reading one: every mistake in it is named with its place and the nearest right word."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from assay.curate.steps import MODULES, AnyStep
+from assay.errors import AssayError, did_you_mean
+from assay.train.config import TrainConfig
+
+
+class Source(BaseModel):
+    """Where pairs come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """A file, a folder, or a hub id `owner/name`, of which a copy may lie in the data root. Relative paths start at the recipe's folder."""
+    name: str | None = None
+    """Value of the column `source`, by which steps and offsets name these rows. By default the name of the file or folder."""
+    split: str = "train"
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration of a hub data set."""
+    format: str | None = None
+    """Format of the rows; recognised by default. See `assay explain formats`."""
+    attribute: str = "helpfulness"
+    """Which rating orders the answers, where a row is one rated answer."""
+    columns: dict[str, str] = {}
+    """Columns to rename before reading, `{question: prompt}`."""
+    limit: int | None = Field(None, ge=1)
+    """Read only the first rows."""
+
+
+class Evaluation(BaseModel):
+    """What the model is measured on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suites: list[str] = []
+    """`rewardbench` (from the hub), `rewardbench=PATH` (a local copy), or files of pairs, `NAME=PATH` to name them."""
+
+
+class Recipe(BaseModel):
+    """From sources to a measured reward model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the recipe; begins the name of the run's folder."""
+    about: str = ""
+    """What it does, in a sentence or two."""
+    sources: list[Source] = Field(min_length=1)
+    """Where the pairs come from."""
+    curate: list[AnyStep] = []
+    """Steps of the curation, in order. See `assay explain steps`."""
+    train: TrainConfig = TrainConfig()
+    """How the reward model is trained."""
+    baseline: bool = False
+    """Train a second model on everything that was read, for as many steps, to show what the curation did."""
+    evaluate: Evaluation = Evaluation()
+    """What the models are measured on."""
+    open: list[str] = []
+    """What the source of the recipe leaves open, and what is done here."""
+    published: dict[str, Any] = {}
+    """Figures of the source, to compare with."""
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with Assay, by name."""
+    folder = Path(str(resources.files("assay.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe, Path]:
+    """The recipe that ``recipe`` names (a file or a shipped name), with ``key.path=value`` overrides; and the folder its paths start at.
+
+    Raises:
+        AssayError: there is no such recipe, it is not YAML, or a field is wrong; the message names the field.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        known = shipped()
+        if recipe not in known:
+            raise AssayError(f"{recipe}: no such recipe file, and not a shipped recipe.{did_you_mean(recipe, known)} Shipped: {', '.join(known)}")
+        path = known[recipe]
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise AssayError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
+    except yaml.YAMLError as error:
+        raise AssayError(f"{path}: not YAML: {_yaml_problem(error)}") from None
+    if not isinstance(data, dict):
+        raise AssayError(f"{path}: expected a recipe (name, sources, curate, train, evaluate), found {type(data).__name__ if data is not None else 'an empty file'}")
+    for override in overrides or []:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data), path.resolve().parent
+    except ValidationError as error:
+        raise AssayError(_explain(path, data, error)) from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
+def _override(data: Any, override: str) -> None:
+    """Set ``a.b.c=value`` in nested data. In the list of steps a step goes by its number (from 0) or its kind."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise AssayError(f"--set {override}: expected KEY=VALUE, for example --set train.epochs=2")
+    *parents, last = path.split(".")
+    here = data
+    for key in parents:
+        here = _enter(here, key, override)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if isinstance(here, list):
+        _enter(here, last, override)
+        here[_position(here, last)] = value
+    else:
+        here[last] = value
+
+
+def _enter(here: Any, key: str, override: str) -> Any:
+    if isinstance(here, list):
+        at = _position(here, key)
+        if at < 0:
+            known = [item.get("kind") for item in here if isinstance(item, dict)]
+            raise AssayError(f"--set {override}: nothing at `{key}`; the list has {len(here)} items{' (' + ', '.join(map(str, known)) + ')' if any(known) else ''}")
+        return here[at]
+    if not isinstance(here, dict):
+        raise AssayError(f"--set {override}: `{key}` is inside a plain value")
+    if here.get(key) is None:
+        here[key] = {}
+    return here[key]
+
+
+def _position(items: list[Any], key: str) -> int:
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    return next((i for i, item in enumerate(items) if isinstance(item, dict) and item.get("kind") == key), -1)
+
+
+def _explain(path: Path, data: dict[str, Any], error: ValidationError) -> str:
+    """All that is wrong with a recipe, one line a mistake."""
+    lines = [_mistake(data, dict(e)) for e in error.errors()]
+    return "\n".join(f"{path}: {line}" for line in lines)
+
+
+def _mistake(data: dict[str, Any], error: dict[str, Any]) -> str:
+    place = [part for part in error["loc"] if not (isinstance(part, str) and part in MODULES)]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".") or "the recipe"
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        model, title = _model_at(data, place[:-1])
+        return f"{where} is not a field of {title}.{did_you_mean(str(place[-1]), model.model_fields)} See `assay explain {title.strip('`')}`."
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        named = given.get("kind") if isinstance(given, dict) else None
+        if named is None:
+            return f"{where} needs a `kind`. Steps: {', '.join(MODULES)}"
+        return f"{where}: there is no step `{named}`.{did_you_mean(str(named), MODULES)} Steps: {', '.join(MODULES)}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where}: {message}, found {given!r}"
+
+
+def _model_at(data: Any, place: list[Any]) -> tuple[type[BaseModel], str]:
+    """The model that holds the fields at ``place``, and what it is called."""
+    if place[:1] == ["curate"] and len(place) >= 2:
+        kind = data["curate"][place[1]]["kind"]
+        if place[2:3] == ["fit"]:
+            return TrainConfig, "`train`"
+        if place[2:3] == ["groups"]:
+            return MODULES[kind].Group, "a group of `select`"
+        return MODULES[kind].Config, f"`{kind}`"
+    models: dict[str, tuple[type[BaseModel], str]] = {"sources": (Source, "`sources`"), "train": (TrainConfig, "`train`"), "evaluate": (Evaluation, "`evaluate`")}
+    return models.get(str(place[0]), (Recipe, "`recipe`")) if place else (Recipe, "`recipe`")

@@ -1,0 +1,19 @@
+"""Batches of similar length within a token budget: the same for scoring and for training."""
+
+from collections.abc import Sequence
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Positions 0..n-1 in batches, the longest first, each of at most ``tokens`` tokens once padded to its longest.
+
+    A sequence longer than ``tokens`` gets a batch of its own. Equal lengths keep their order, so the batches depend on nothing else.
+    """
+    batches: list[list[int]] = []
+    widest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and widest * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+            widest = lengths[i]
+    return batches

@@ -1,0 +1,202 @@
+"""What the command line prints: tables and short texts on stdout."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.table import Table
+
+from assay.screen import stdout
+
+if TYPE_CHECKING:
+    from assay.curate.ledger import Why
+    from assay.demo.demo import Found
+    from assay.model.doctor import Finding
+    from assay.pairs.read import Reading
+    from assay.pipeline import Run
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage; a dash for none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}%"
+
+
+def say(text: str = "") -> None:
+    """A line on stdout, never wrapped or coloured."""
+    print(text)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def show_reading(readings: Sequence["Reading"], pairs: int, output: Path, aside: Path) -> None:
+    """What was read, in which format, and what was set aside."""
+    for reading in readings:
+        for file, format in reading.formats.items():
+            say(f"{file}: {format}")
+    read, used = sum(r.rows_read for r in readings), sum(r.rows_used for r in readings)
+    say(f"{read:,} rows read = {used:,} used + {read - used:,} set aside; {pairs:,} pairs in {output}")
+    reasons: dict[str, int] = {}
+    for reading in readings:
+        for reason, count in reading.reasons().items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:10]:
+        say(f"  {count:,} x {reason}")
+    if reasons:
+        say(f"rows set aside, with their reasons: {aside}")
+
+
+def show_curation(manifest: dict[str, Any], folder: Path) -> None:
+    """A table a step, and the sum."""
+    for account in manifest["accounts"]:
+        show_account(account)
+    say(f"{manifest['read']:,} pairs read = {manifest['kept']:,} kept + {manifest['dropped']:,} dropped")
+    say(f"curated set: {folder / 'kept.parquet'}; why a row went: assay why {folder} ID")
+
+
+def show_account(account: dict[str, Any]) -> None:
+    """What one step cost, by source, and what it changed."""
+    before, after = account["before"], account["after"]
+    table = _table(f"{account['step']}: {before['rows']:,} in, {account['dropped']:,} dropped, {after['rows']:,} stay", "source", "dropped", "stay")
+    for source in sorted(set(account["kept_by_source"]) | set(account["dropped_by_source"])):
+        table.add_row(source, f"{account['dropped_by_source'].get(source, 0):,}", f"{account['kept_by_source'].get(source, 0):,}")
+    stdout.print(table)
+    if account["dropped_by_category"] and list(account["dropped_by_category"]) != ["(none)"]:
+        say("  dropped by category: " + ", ".join(f"{c} {n:,}" for c, n in account["dropped_by_category"].items()))
+    if before["rows"] and after["rows"]:
+        say(f"  chosen is the longer: {percent(before['chosen_longer'])} before, {percent(after['chosen_longer'])} after")
+    say()
+
+
+def show_why(found: Sequence["Why"]) -> None:
+    """A row's path, its texts and its twins."""
+    for why in found:
+        row = why.row
+        say(f"{row['id']}  (source {row['source']}, category {row['category'] or '-'})")
+        say(f"  {'kept' if why.outcome == 'kept' else f'dropped by {why.outcome}'}")
+        for verdict in why.path:
+            say("  " + _verdict_line(verdict))
+        _show_texts(row)
+        for twin in why.twins.values():
+            say(f"\n  named above: {twin['id']}")
+            _show_texts(twin)
+
+
+def _verdict_line(verdict: dict[str, Any]) -> str:
+    if not verdict["judged"]:
+        return f"{verdict['step']}: nothing to say"
+    word = "flipped" if verdict["flip"] and verdict["keep"] else "stays" if verdict["keep"] else "goes"
+    line = f"{verdict['step']}: {word}: {verdict['reason']}"
+    if verdict["score"] is not None:
+        line += f" (score {verdict['score']:.4g})"
+    return line + (f", because of {verdict['because_of']}" if verdict["because_of"] else "")
+
+
+def _show_texts(row: dict[str, Any]) -> None:
+    for what in ("prompt", "chosen", "rejected"):
+        for message in row[what]:
+            text = textwrap.shorten(message["content"], 300, placeholder=" ...")
+            say(f"    {what} ({message['role']}): {text}")
+
+
+def show_diff(table: pl.DataFrame, a: Path, b: Path, rows: int) -> None:
+    """How many rows differ, by where they ended, and some of them."""
+    counted = table.group_by("in_a", "in_b").len().sort("len", descending=True)
+    shown = _table(f"{table.height:,} rows are in one set only", f"in {a}", f"in {b}", "rows")
+    for in_a, in_b, count in counted.iter_rows():
+        shown.add_row(in_a, in_b, f"{count:,}")
+    stdout.print(shown)
+    for row in table.head(rows).iter_rows(named=True):
+        say(f"  {row['id']}  {row['source']}: {row['in_a']} | {row['in_b']}  {row['reason'] or ''}")
+
+
+def show_training(manifest: dict[str, Any], checkpoint: Path) -> None:
+    """What was trained on, and how it ended."""
+    say(f"trained on {manifest['pairs']:,} pairs for {manifest['steps']:,} steps in {manifest['precision']}; {manifest['truncated_pairs']:,} pairs were longer than the model reads")
+    if manifest.get("accuracy") is not None:
+        say(f"accuracy on {manifest['held_out']:,} held-out pairs: {percent(manifest['accuracy'])}")
+    say(f"checkpoint: {checkpoint}")
+
+
+def show_results(results: dict[str, Any], output: Path | None) -> None:
+    """A table a suite: accuracy with its interval, and the baselines."""
+    for name, suite in results["suites"].items():
+        table = _table(f"{name}: {results['scorer']}", "", "accuracy", "95% interval", "longer answer", "a coin", "pairs", "ties")
+        for label, figure in figures(suite):
+            table.add_row(label, *figure_cells(figure))
+        stdout.print(table)
+        say(f"  {suite['truncated']:,} pairs were longer than the scorer reads, {suite['rows_aside']:,} rows could not be read")
+        if suite.get("missing_subsets"):
+            say(f"  not there, so left out of their sections: {', '.join(suite['missing_subsets'])}")
+        say()
+    if output:
+        say(f"results: {output / 'results.json'}, every pair: {output / 'items.parquet'}")
+
+
+def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The figures of a suite in the order they are shown: overall, sections, subsets."""
+    rows = [("overall", suite["overall"]), *suite.get("sections", {}).items()]
+    if len(suite["subsets"]) > 1 or "sections" in suite:
+        rows += [(f"  {name}", figure) for name, figure in suite["subsets"].items()]
+    return rows
+
+
+def figure_cells(figure: dict[str, Any]) -> list[str]:
+    """One figure as table cells: accuracy, interval, length baseline, coin, pairs, ties."""
+    low, high = figure["coin"]
+    return [
+        percent(figure["accuracy"]),
+        f"{percent(figure['low'])} - {percent(figure['high'])}",
+        percent(figure["length"]),
+        f"{percent(low, 0)} - {percent(high, 0)}",
+        f"{figure['pairs']:,}",
+        f"{figure['ties']:,}",
+    ]
+
+
+def show_run(run: "Run", report: Path) -> None:
+    """The end of a run in one short table."""
+    curation = run.curation
+    say(f"{run.reading['rows_read']:,} rows read = {run.reading['rows_used']:,} used + {run.reading['rows_aside']:,} set aside")
+    say(f"{curation['read']:,} pairs = {curation['kept']:,} kept + {curation['dropped']:,} dropped")
+    for suite in next(iter(run.results.values()), {"suites": {}})["suites"]:
+        table = _table(suite, "trained on", "accuracy", "95% interval", "longer answer", "a coin", "pairs", "ties")
+        for arm, results in run.results.items():
+            table.add_row(arm, *figure_cells(results["suites"][suite]["overall"]))
+        stdout.print(table)
+    say(f"checkpoint: {run.folder / 'train' / 'curated' / 'checkpoint'}")
+    say(f"report: {report}")
+
+
+def show_demo(run: "Run", found: Sequence["Found"], report: Path) -> None:
+    """What the demo has to tell: what was planted and found, and what that did to the model."""
+    table = _table("What was planted in the sample, and what the curation found", "defect", "planted", "found", "recall", "dropped", "rightly", "precision")
+    for f in found:
+        table.add_row(f.defect, str(f.planted), str(f.found), percent(f.recall, 0), str(f.dropped), str(f.true), percent(f.precision, 0))
+    stdout.print(table)
+    say()
+    show_run(run, report)
+
+
+def show_findings(findings: Sequence["Finding"]) -> None:
+    """The doctor's findings, one line each."""
+    for f in findings:
+        say(f"{'ok   ' if f.ok else 'WRONG'}  {f.check}: {f.detail}{f'. Fix: {f.fix}' if f.fix else ''}")
+    wrong = sum(not f.ok for f in findings)
+    say(f"{wrong} of {len(findings)} checks failed" if wrong else f"all {len(findings)} checks passed: this checkpoint gives the score it was trained to give")
+
+
+def show_models() -> None:
+    """The shipped backbones."""
+    from assay.files import MANIFEST
+    from assay.model.backbones import BACKBONES, cache
+
+    for b in BACKBONES.values():
+        state = "in the cache" if (cache() / b.name / MANIFEST).is_file() else f"assay models pull {b.name} ({b.megabytes} MB)"
+        say(f"{b.name}: {b.about}; {b.licence}; {state}")
