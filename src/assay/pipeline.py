@@ -16,8 +16,19 @@ import yaml
 from assay import __version__
 from assay.curate import kernels
 from assay.curate.runner import Curated, curate
+from assay.curate.step import Fit
 from assay.errors import MissingExtra
-from assay.files import MANIFEST, fingerprint, is_done, read_json, read_parquet, sha256_file, start_over, write_json, write_text
+from assay.files import (
+    MANIFEST,
+    fingerprint,
+    is_done,
+    read_json,
+    read_parquet,
+    sha256_file,
+    start_over,
+    write_json,
+    write_text,
+)
 from assay.pairs import schema, sources
 from assay.pairs.read import Reading, read
 from assay.recipes.recipe import Recipe, Source
@@ -100,7 +111,7 @@ def _fingerprint(recipe: Recipe, base: Path, data_root: Path | None) -> str:
 
 def resolve(path: str, base: Path) -> str:
     """``path`` as seen from ``base``, if something is there; unchanged otherwise."""
-    inside = base / path
+    inside = (base / path).resolve()
     return str(inside) if not Path(path).is_absolute() and inside.exists() else path
 
 
@@ -136,7 +147,7 @@ def curate_stage(recipe: Recipe, base: Path, folder: Path, pairs: pl.DataFrame, 
     def opened(name: str) -> Callable[[int, int, dict[str, float]], None]:
         return _training_line(shown, f"  judging model {name}")
 
-    fit = None
+    fit: Fit | None = None
     if any(step.kind == "agree" for step in recipe.curate):
         try:
             from assay.train.fit import fitter

@@ -25,7 +25,17 @@ from assay import __version__
 from assay.curate import kernels
 from assay.curate.step import VERDICT, Context, Fit, Kernel
 from assay.curate.steps import MODULES, AnyStep
-from assay.files import MANIFEST, fingerprint, is_done, read_json, read_parquet, sha256_file, start_over, write_json, write_parquet
+from assay.files import (
+    MANIFEST,
+    fingerprint,
+    is_done,
+    read_json,
+    read_parquet,
+    sha256_file,
+    start_over,
+    write_json,
+    write_parquet,
+)
 from assay.pairs.schema import answer_text, conform, number_copies
 
 SMALL = 5_000

@@ -79,7 +79,7 @@ def _tokens(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
     if _ids(reward_model, contract) == wanted:
         yield Finding("token ids", True, f"all {len(wanted)} canaries become the tokens they became when saved")
         return
-    for name, fix, changed in _suspects(reward_model):
+    for name, fix, changed in _suspects(reward_model, contract):
         if _ids(changed, contract) == wanted:
             yield Finding("token ids", False, name, fix)
             return
@@ -95,15 +95,15 @@ def _ids(reward_model: RewardModel, contract: Contract) -> list[str]:
     return [contracts.ids_sha256(one) for one in ids]
 
 
-def _suspects(reward_model: RewardModel) -> Iterator[tuple[str, str, RewardModel]]:
+def _suspects(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[str, str, RewardModel]]:
     """Settings that, if they explain the difference, are the mistake."""
     model, tokenizer, length = reward_model.model, reward_model.tokenizer, reward_model.max_length
     flipped = not reward_model.add_special_tokens
     doubled = "special tokens are added twice (double BOS)" if reward_model.add_special_tokens else "special tokens are missing (no BOS)"
     yield doubled, f"set add_special_tokens to {str(flipped).lower()} in scoring.json", RewardModel(model, tokenizer, length, flipped)
-    for other in (256, 384, 512, 1024, 2048, 4096, 8192):
-        if other != length:
-            yield f"truncated at {length} tokens instead of {other}", f"set max_length to {other} in scoring.json", RewardModel(model, tokenizer, other, reward_model.add_special_tokens)
+    saved = max(c.tokens for c in contract.canaries)  # the longest canary was cut to the length the model was saved with
+    if saved != length:
+        yield f"truncated at {length} tokens instead of {saved}", f"set max_length to {saved} in scoring.json", RewardModel(model, tokenizer, saved, reward_model.add_special_tokens)
 
 
 def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:

@@ -55,7 +55,8 @@ class RewardModel:
     def rewards(self, ids: Sequence[list[int]]) -> Tensor:
         """Rewards of token sequences, fp32 of shape [n]; one forward pass, padded to the longest."""
         batch = pad(ids, self.tokenizer.pad_token_id, self.model.device)
-        return self.model(**batch).logits[:, 0].float()
+        logits: Tensor = self.model(**batch).logits
+        return logits[:, 0].float()
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +213,7 @@ def _with_fp32_head(model: Any) -> Any:
         with torch.autocast(model.device.type, enabled=False):
             return forward(*(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args), **kwargs)
 
-    head.forward = in_fp32  # type: ignore[method-assign]
+    head.forward = in_fp32
     return model
 
 

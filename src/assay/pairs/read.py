@@ -13,8 +13,7 @@ from assay.errors import AssayError, did_you_mean
 from assay.files import MANIFEST, write_json, write_parquet, write_text
 from assay.pairs import schema, sources
 from assay.pairs.formats import FORMATS, Format, best_and_worst, recognise
-from assay.pairs.messages import Aside
-from assay.pairs.messages import check_pair
+from assay.pairs.messages import Aside, check_pair
 
 SAMPLE = 200
 CHUNK = 20_000

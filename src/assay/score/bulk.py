@@ -24,7 +24,7 @@ def score_file(scorer: Scorer, source: str, *, split: str = "train") -> tuple[pl
     first = next((row.value for row in sources.rows(source, split=split) if row.value is not None), None)
     if first is None:
         raise AssayError(f"{source}: holds no readable row")
-    if "messages" in first and "rejected_response" not in first and "rejected_messages" not in first or "response" in first and "prompt" in first:
+    if ("messages" in first and "rejected_response" not in first and "rejected_messages" not in first) or ("response" in first and "prompt" in first):
         return _conversations(scorer, source, split)
     reading = read(source, split=split)
     rows = list(reading.pairs.select("prompt", "chosen", "rejected").iter_rows())

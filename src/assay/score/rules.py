@@ -12,7 +12,7 @@ class Length:
     """The length of the last answer in characters: the commonest thing a reward model leans on."""
 
     spec = "rule:length"
-    attributes = ("reward",)
+    attributes: tuple[str, ...] = ("reward",)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Characters of the last message, as [n, 1]."""

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from assay.errors import AssayError
-from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_json
+from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over
 from assay.model import checkpoint
 from assay.model.backbones import locate
 from assay.model.reward_model import RewardModel, from_backbone, precision_of
@@ -107,7 +107,8 @@ def _measure(trainer: PairTrainer, held_out: pl.DataFrame, name: str, manifest: 
 
 class _Report(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
-        self.progress, self.latest = progress, {}
+        self.progress = progress
+        self.latest: dict[str, Any] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         self.latest = {**self.latest, **(logs or {})}

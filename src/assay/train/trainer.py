@@ -76,7 +76,7 @@ class PairTrainer(Trainer):
             f"{metric_key_prefix}_loss": float(bradley_terry(difference, torch.zeros_like(difference)).mean()),
         }
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 

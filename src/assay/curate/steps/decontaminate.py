@@ -20,7 +20,7 @@ from assay.curate.step import Context, StepConfig, verdicts
 from assay.errors import AssayError
 from assay.files import fingerprint
 from assay.pairs import sources
-from assay.pairs.messages import Aside, prompt_of, split_conversations, messages
+from assay.pairs.messages import Aside, messages, prompt_of, split_conversations
 
 
 class Config(StepConfig):
