@@ -120,13 +120,13 @@ def jobs(data: Path, folder: Path) -> Iterator[tuple[float, str, int, Path]]:
                 yield noise, name, seed, folder / "arms" / f"{noise}-{name.replace(' ', '-')}.parquet"
 
 
-def one_run(noise: float, arm: str, seed: int, pairs: Path, folder: Path) -> dict[str, Any]:
-    """Train on one arm and measure."""
+def one_run(seed: int, pairs: Path, folder: Path) -> dict[str, Any]:
+    """Train on one set of pairs and measure."""
     from assay.evaluate.evaluate import Suite, evaluate
     from assay.score.scorer import load_scorer
     from assay.train.train import train
 
-    out = folder / "runs" / f"{noise}-{arm.replace(' ', '-')}-{seed}"
+    out = folder / "runs" / same_run(seed, pairs)
     result = out / "result.json"
     if result.is_file():
         done: dict[str, Any] = json.loads(result.read_text())
@@ -137,11 +137,16 @@ def one_run(noise: float, arm: str, seed: int, pairs: Path, folder: Path) -> dic
     measured = evaluate(load_scorer(checkpoint), suites)["suites"]
     accuracy = {name: {s: f["accuracy"] for s, f in suite["subsets"].items()} for name, suite in measured.items()}
     length = {name: {s: f["length"] for s, f in suite["subsets"].items()} for name, suite in measured.items()}
-    found = {"noise": noise, "arm": arm, "seed": seed, "pairs": rows.height, "accuracy": accuracy, "length": length}
+    found = {"pairs": rows.height, "accuracy": accuracy, "length": length}
     for file in checkpoint.glob("*.safetensors"):
         file.unlink()
     write_json(result, found)
     return found
+
+
+def same_run(seed: int, pairs: Path) -> str:
+    """A name for a run: arms whose step changed no row are the same run, and are run once."""
+    return fingerprint(seed, read_parquet(pairs)["id"].to_list())
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -180,12 +185,14 @@ def main() -> None:
         prepare(given.data, given.output)
     todo = list(jobs(given.data, given.output))
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // given.processes))
-    results = []
+    names = [same_run(seed, pairs) for _, _, seed, pairs in todo]
+    measured: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(given.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(one_run, *job, given.output) for job in todo]
+        futures = {pool.submit(one_run, seed, pairs, given.output): name for name, (_, _, seed, pairs) in dict(zip(names, todo, strict=True)).items()}
         for future in as_completed(futures):
-            results.append(future.result())
-            print(len(results), "of", len(todo), results[-1]["noise"], results[-1]["arm"], results[-1]["seed"], flush=True)
+            measured[futures[future]] = future.result()
+            print(len(measured), "of", len(futures), flush=True)
+    results = [{"noise": noise, "arm": arm, "seed": seed, **measured[name]} for name, (noise, arm, seed, _) in zip(names, todo, strict=True)]
     write_json(given.output / "results.json", results)
     print(table(results))
 

@@ -102,9 +102,9 @@ def curate(
         context = Context(pool, mapper, workdir / "work", data_root, fit, say)
         verdicts = _judged(step, context, workdir, chain)
         before = pool
-        pool, gone = _apply(pool, verdicts, name)
-        dropped.append(gone.drop("step", "reason", "score", "because_of"))
-        ledger.append(gone.select("id", "copy", "source", "category", "step", "reason", "score", "because_of"))
+        pool, gone, lines = _apply(pool, verdicts, name)
+        dropped.append(gone)
+        ledger.append(lines)
         accounts.append(_account(name, before, pool, gone, verdicts))
         done(accounts[-1])
     return _finish(folder, print_, content, pool, dropped, ledger, accounts, steps, read)
@@ -150,22 +150,24 @@ def _judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> pl.D
     return verdicts
 
 
-def _apply(pool: pl.DataFrame, verdicts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(rows that stay, rows that go with the reason); flips and new columns are applied to both."""
+def _apply(pool: pl.DataFrame, verdicts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """(rows that stay, rows that go, their lines in the ledger); flips and new columns are applied to both."""
+    key = ["id", "copy"]
     more = [c for c in verdicts.columns if c not in VERDICT]
-    marked = pool.drop(more, strict=False).join(verdicts, on=["id", "copy"], how="left", maintain_order="left")
-    if "flipped" not in marked.columns and verdicts["flip"].any():
-        marked = marked.with_columns(flipped=pl.lit(False))
-    if "flipped" in marked.columns:
-        flip = pl.col("flip").fill_null(False)
+    marked = pool.drop(more, strict=False).join(verdicts.select(*key, "flip", *more).rename({"flip": "_flip"}), on=key, how="left", maintain_order="left")
+    flip = pl.col("_flip").fill_null(False)
+    if verdicts["flip"].any():
+        before = pl.col("flipped").fill_null(False) if "flipped" in pool.columns else pl.lit(False)
         marked = marked.with_columns(
             chosen=pl.when(flip).then("rejected").otherwise("chosen"),
             rejected=pl.when(flip).then("chosen").otherwise("rejected"),
-            flipped=pl.col("flipped").fill_null(False) ^ flip,
+            flipped=before ^ flip,
         )
-    stays = pl.col("keep").fill_null(True)
-    own = [c for c in marked.columns if c not in VERDICT or c in ("id", "copy")]
-    return marked.filter(stays).select(own), marked.filter(~stays).drop("keep", "flip").with_columns(step=pl.lit(name))
+    marked = marked.drop("_flip")
+    against = verdicts.filter(~pl.col("keep"))
+    gone = marked.join(against, on=key, how="semi", maintain_order="left")
+    lines = gone.select(*key, "source", "category").join(against.select(*key, step=pl.lit(name), reason="reason", score="score", because_of="because_of"), on=key, how="left", maintain_order="left")
+    return marked.join(against, on=key, how="anti", maintain_order="left"), gone, lines
 
 
 def bias(rows: pl.DataFrame) -> dict[str, float | int]:
