@@ -1,3 +1,31 @@
-"""Assay: reward models end to end. Curate preference data, train, measure and use, with one score everywhere."""
+"""Assay: reward models end to end. Curate preference data, train, measure and use, with one score everywhere.
+
+The verbs of the command line, as functions: ``read``, ``curate``, ``train``, ``evaluate``, ``load_scorer``. What they need is imported at
+the first call, so that ``import assay`` is quick and needs no PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import AssayError
+
+if TYPE_CHECKING:
+    from assay.curate.runner import curate
+    from assay.evaluate.evaluate import evaluate
+    from assay.pairs.read import read
+    from assay.score.scorer import load_scorer
+    from assay.train.train import train
 
 __version__ = "0.1.0"
+__all__ = ["AssayError", "curate", "evaluate", "load_scorer", "read", "train"]
+
+_FUNCTIONS = {"read": "assay.pairs.read", "load_scorer": "assay.score.scorer"}
+_ROOMS = ("curate", "train", "evaluate")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _ROOMS:  # a package that can be called, see assay.verb
+        return importlib.import_module(f"assay.{name}")
+    raise AttributeError(f"module 'assay' has no attribute {name!r}")

@@ -20,6 +20,7 @@ app = App(
     version=__version__,
     help="Reward models end to end: curate preference data, train, measure and use, with one score everywhere.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 models_app = App(name="models", help="Small real backbones: list them, bring one into the local cache.")
 app.command(models_app)
@@ -283,9 +284,9 @@ def train(
         A recipe file, or a shipped recipe; its `train` section says how.
     """
     from assay.errors import MissingExtra
-    from assay.pipeline import _training_line, curate_stage, read_stage
+    from assay.pipeline import curate_stage, read_stage
     from assay.recipes.recipe import load_recipe
-    from assay.screen import Terminal
+    from assay.screen import Terminal, training_progress
     from assay.tables import show_training
 
     try:
@@ -302,7 +303,8 @@ def train(
     else:
         given = read_stage(loaded.sources, base, output / "read", data_root=data_root, screen=screen)
         rows = curate_stage(loaded, base, output / "curate", given, data_root=data_root, workers=workers, screen=screen).kept()
-    checkpoint = fit(rows, loaded.train, output, progress=_training_line(screen, "training"))
+    with screen.bar("training", loaded.train.max_steps) as tick:
+        checkpoint = fit(rows, loaded.train, output, progress=training_progress(tick))
     show_training(read_manifest(output), checkpoint)
     return 0
 

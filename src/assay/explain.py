@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import textwrap
 import typing
 from typing import Any
 
@@ -57,7 +58,7 @@ def fields(model: type[BaseModel]) -> str:
 
 def field_prose(model: type[BaseModel]) -> dict[str, str]:
     """The strings that stand under the fields of a class in its source."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(model))).body[0]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for field, text in zip(tree.body, tree.body[1:], strict=False):

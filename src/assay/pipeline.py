@@ -4,11 +4,9 @@ A run lies in ``runs/NAME-FINGERPRINT``; the fingerprint covers the recipe, the 
 a run goes on where it was killed, and a finished one is only opened.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import yaml
@@ -32,30 +30,8 @@ from assay.files import (
 from assay.pairs import schema, sources
 from assay.pairs.read import Reading, read
 from assay.recipes.recipe import Recipe, Source
+from assay.screen import Quiet, Screen, training_progress
 from assay.train.config import TrainConfig
-
-
-class Screen(Protocol):
-    """What shows a run's progress to a person."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-        ...
-
-    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
-        """A progress bar; the callable takes (done, total, text)."""
-        ...
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
-        """Nothing."""
-        return nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +77,17 @@ def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None
 
 
 def _fingerprint(recipe: Recipe, base: Path, data_root: Path | None) -> str:
-    contents = []
-    for source in recipe.sources:
+    described = recipe.model_dump(exclude={"about", "open", "published"})
+    return fingerprint(described, _contents(recipe.sources, base, data_root), __version__, kernels.VERSION)[:10]
+
+
+def _contents(given: list[Source], base: Path, data_root: Path | None) -> list[list[str | None]]:
+    """What the sources hold: the hashes of local files; of a hub data set only its name."""
+    contents: list[list[str | None]] = []
+    for source in given:
         files = sources.find(resolve(source.path, base), data_root)
         contents.append([source.path, source.config, source.split] if files is None else [sha256_file(f) for f in files])
-    described = recipe.model_dump(exclude={"about", "open", "published"})
-    return fingerprint(described, contents, __version__, kernels.VERSION)[:10]
+    return contents
 
 
 def resolve(path: str, base: Path) -> str:
@@ -118,7 +99,7 @@ def resolve(path: str, base: Path) -> str:
 def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path | None = None, screen: Screen | None = None) -> pl.DataFrame:
     """All sources as one pair table, written to ``folder``; read from there if that was done before."""
     screen = screen or Quiet()
-    print_ = fingerprint([s.model_dump() for s in given], __version__)
+    print_ = fingerprint([s.model_dump() for s in given], _contents(given, base, data_root), __version__)
     if not is_done(folder, print_):
         readings = []
         for source in given:
@@ -142,20 +123,15 @@ def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path
 def curate_stage(recipe: Recipe, base: Path, folder: Path, pairs: pl.DataFrame, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Curated:
     """The recipe's curation of ``pairs``, in ``folder``."""
     screen = screen or Quiet()
-    shown = screen
-
-    def opened(name: str) -> Callable[[int, int, dict[str, float]], None]:
-        return _training_line(shown, f"  judging model {name}")
-
     fit: Fit | None = None
     if any(step.kind == "agree" for step in recipe.curate):
         try:
             from assay.train.fit import fitter
         except ImportError:
             raise MissingExtra("the step `agree` trains a reward model and", "train") from None
-        fit = fitter(opened)
+        fit = fitter(screen)
     steps = [_rooted(step, base) for step in recipe.curate]
-    return curate(pairs, steps, folder, workers=workers, fit=fit, data_root=data_root, say=screen.say, done=lambda a: shown.say(account_line(a)))
+    return curate(pairs, steps, folder, workers=workers, fit=fit, data_root=data_root, say=screen.say, done=lambda a: screen.say(account_line(a)))
 
 
 def _rooted(step: Any, base: Path) -> Any:
@@ -190,25 +166,9 @@ def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen
     except ImportError:
         raise MissingExtra("training", "train") from None
     screen.say(f"train ({arm}): {rows.height:,} pairs, {config.max_steps or 0:,} steps of {config.batch_size}")
-    train(rows, config, folder, progress=_training_line(screen, f"training on {arm}"))
+    with screen.bar(f"training on {arm}", config.max_steps) as tick:
+        train(rows, config, folder, progress=training_progress(tick))
     return read_manifest(folder)
-
-
-def _training_line(screen: Screen, name: str) -> Callable[[int, int, dict[str, float]], None]:
-    """A progress callback that opens its bar at the first step and closes it at the last."""
-    opened: list[Any] = []
-
-    def progress(step: int, total: int, metrics: dict[str, float]) -> None:
-        if not opened:
-            opened.append(screen.bar(name, total))
-            opened.append(opened[0].__enter__())
-        loss = metrics.get("loss")
-        opened[1](step, total, f"loss {loss:.3f}" if loss is not None else "")
-        if step >= total:
-            opened[0].__exit__(None, None, None)
-            opened.clear()
-
-    return progress
 
 
 def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_root: Path | None, screen: Screen) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a person sees while something runs: lines and progress bars on stderr."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +17,29 @@ from rich.progress import (
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
+
+
+class Screen(Protocol):
+    """What shows a run's progress to a person."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
+        """A progress bar; the callable takes (done, total, text)."""
+        ...
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def bar(self, name: str, total: int | None) -> AbstractContextManager[Callable[..., None]]:
+        """Nothing."""
+        return nullcontext(lambda *_: None)
 
 
 class Terminal:
@@ -52,3 +76,13 @@ def _log_lines(name: str) -> Callable[..., None]:
             stderr.print(f"{name}: {done:,} of {of:,} {text}".rstrip(), markup=False)
 
     return update
+
+
+def training_progress(tick: Callable[..., None]) -> Callable[[int, int, dict[str, float]], None]:
+    """A trainer's progress callback that moves a bar."""
+
+    def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+        loss = metrics.get("loss")
+        tick(step, total, f"loss {loss:.3f}" if loss is not None else "")
+
+    return progress

@@ -5,15 +5,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import make_demo_data
 import numpy as np
 import pytest
-from demo_data import code, instructions, math, safety
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import assay.demo.demo as demo
+import make_demo_data
+from demo_data import code, instructions, math, safety
 
 SAMPLE = Path(demo.__file__).parent
 FILES = ("pairs.jsonl", "benchmark.jsonl", "truth.json")

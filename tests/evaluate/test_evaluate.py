@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import pair
 
 from assay.errors import AssayError
 from assay.evaluate.evaluate import Suite, evaluate, load_suite
 from assay.evaluate.intervals import coin, interval, resampled_means
 from assay.pairs.schema import Message, answer_text, from_rows
 from assay.score.scorer import Scores, load_scorer
+from conftest import pair
 
 
 class Numbers:

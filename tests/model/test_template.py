@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from assay.errors import AssayError
 from assay.model import template
 from assay.model.reward_model import PAD, from_backbone

@@ -98,7 +98,6 @@ MINIMAL: dict[str, list[Row]] = {
     ],
     "ultrafeedback": [
         {
-            "source": "evol_instruct",
             "instruction": "Hi?",
             "models": ["alpaca-7b", "gpt-4"],
             "completions": [{"model": "alpaca-7b", "response": "no", "overall_score": 3.0}, {"model": "gpt-4", "response": "yes", "overall_score": 8.5}],

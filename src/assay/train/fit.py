@@ -1,7 +1,6 @@
 """Training a model only to judge other rows with it: what the curation step ``agree`` calls."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -10,19 +9,21 @@ from assay.curate.step import Fit
 from assay.files import MANIFEST, fingerprint, is_done, read_parquet, write_json, write_parquet
 from assay.model.checkpoint import load
 from assay.model.reward_model import best_device, precision_of
+from assay.screen import Quiet, Screen, training_progress
 from assay.train.config import TrainConfig
-from assay.train.train import Progress
 from assay.train.train import train as train_model
 from assay.train.trainer import score_sides
 
 
-def fitter(progress: Callable[[str], Progress] | None = None) -> Fit:
-    """A ``Fit`` for ``assay.curate.curate`` that trains real models; ``progress`` opens a progress line by name."""
+def fitter(screen: Screen | None = None) -> Fit:
+    """A ``Fit`` for ``assay.curate.runner.curate`` that trains real models; ``screen`` shows how far each is."""
+    shown = screen or Quiet()
 
     def fit(train: pl.DataFrame, judge: pl.DataFrame, config: TrainConfig, workdir: Path) -> pl.DataFrame:
         print_ = fingerprint(train.select("id", "copy").rows(), judge.select("id", "copy").rows(), config.model_dump())
         if not is_done(workdir, print_):
-            checkpoint = train_model(train, config, workdir / "training", progress=progress(workdir.name) if progress else None)
+            with shown.bar(f"  judging model {workdir.name}", config.max_steps) as tick:
+                checkpoint = train_model(train, config, workdir / "training", progress=training_progress(tick))
             reward_model, _ = load(checkpoint)
             reward_model.model.to(best_device())
             precision = precision_of(config.precision, reward_model.device)
