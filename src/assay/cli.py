@@ -49,9 +49,12 @@ def run_app(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; run the same command again to go on from here")
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        _complain(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
+        return 2
     except Exception as error:
         if os.environ.get("ASSAY_DEBUG"):
             raise

@@ -85,7 +85,7 @@ def _contents(given: list[Source], base: Path, data_root: Path | None) -> list[l
     """What the sources hold: the hashes of local files; of a hub data set only its name."""
     contents: list[list[str | None]] = []
     for source in given:
-        files = sources.find(resolve(source.path, base), data_root)
+        files = sources.find(resolve(source.path, base), data_root, source.split)
         contents.append([source.path, source.config, source.split] if files is None else [sha256_file(f) for f in files])
     return contents
 

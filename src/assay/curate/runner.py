@@ -25,6 +25,7 @@ from assay import __version__
 from assay.curate import kernels
 from assay.curate.step import VERDICT, Context, Fit, Kernel
 from assay.curate.steps import MODULES, AnyStep
+from assay.errors import AssayError, did_you_mean
 from assay.files import (
     MANIFEST,
     fingerprint,
@@ -89,6 +90,7 @@ def curate(
     if is_done(folder, print_):
         return Curated(folder, read_json(folder / MANIFEST))
     start_over(folder, print_)
+    _check_sources(steps, pool)
     mapper = _mapper(shards, workers)
     ledger: list[pl.DataFrame] = []
     dropped: list[pl.DataFrame] = []
@@ -108,6 +110,15 @@ def curate(
         accounts.append(_account(name, before, pool, gone, verdicts))
         done(accounts[-1])
     return _finish(folder, print_, content, pool, dropped, ledger, accounts, steps, read)
+
+
+def _check_sources(steps: Sequence[AnyStep], pool: pl.DataFrame) -> None:
+    """A source that a step names and no row has is a slip, and the step would silently do nothing."""
+    there = sorted(set(pool["source"].drop_nulls()))
+    for step in steps:
+        for name in step.only or []:
+            if name not in there:
+                raise AssayError(f"step `{step.kind}`: no row has the source `{name}`.{did_you_mean(name, there)} Sources: {', '.join(there) or 'none'}")
 
 
 def _content(pool: pl.DataFrame) -> str:

@@ -4,6 +4,7 @@
 one row into one rated answer, and the answers to a prompt are paired best against worst.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from assay.pairs.messages import (
     check_text,
     helpsteer_prompt,
     hh_conversation,
+    kind_of,
     messages,
     prompt_of,
     split_conversations,
@@ -39,10 +41,13 @@ class Format:
 
 
 def recognise(sample: list[Row]) -> Format | None:
-    """The format that most rows of ``sample`` have; the more particular one if two fit equally. None if none fits."""
-    counts = [(sum(map(f.matches, sample)), -i) for i, f in enumerate(FORMATS)]
-    best, index = max(counts)
-    return FORMATS[-index] if best else None
+    """The format that most rows of ``sample`` have, each row counting for the most particular one it fits. None if no row fits any."""
+    counts = [0] * len(FORMATS)
+    for row in sample:
+        fits = next((i for i, f in enumerate(FORMATS) if f.matches(row)), None)
+        if fits is not None:
+            counts[fits] += 1
+    return FORMATS[counts.index(max(counts))] if any(counts) else None
 
 
 def _need(row: Row, key: str) -> Any:
@@ -51,12 +56,29 @@ def _need(row: Row, key: str) -> Any:
     return row[key]
 
 
+def _list(row: Row, key: str) -> list[Any]:
+    value = _need(row, key)
+    if not isinstance(value, list):
+        raise Aside(f"`{key}` is {kind_of(value)}, expected a list")
+    return value
+
+
 def _pair(row: Row, used: set[str], prompt: Messages, chosen: Messages, rejected: Messages, **more: Any) -> Row:
     check_pair(prompt, chosen, rejected)
     extras = {k: v for k, v in row.items() if k not in used and k not in ("id", "prompt_id", "copy")}
-    if "id" in row:
+    if row.get("id") is not None:
         extras.setdefault("source_id", str(row["id"]))
-    return {**extras, **{k: v for k, v in more.items() if v is not None}, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    extras.update((k, v) for k, v in more.items() if v is not None)
+    for column in ("margin", "weight"):
+        if extras.get(column) is not None:
+            extras[column] = _number(extras[column], column)
+    for column, value in extras.items():
+        check_text(column, "the name of a column")
+        check_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), column)
+    return {**extras, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+FLOAT32_MAX = 3.4e38
 
 
 def _number(value: Any, what: str) -> float:
@@ -66,7 +88,9 @@ def _number(value: Any, what: str) -> float:
         number = float(value)
     except ValueError:
         raise Aside(f"{what} is not a number") from None
-    if not math.isfinite(number):
+    except OverflowError:
+        number = math.inf
+    if not abs(number) < FLOAT32_MAX:
         raise Aside(f"{what} is not finite")
     return number
 
@@ -94,8 +118,8 @@ def _from_scored(row: Row, used: set[str], prompt: Messages, answers: list[Messa
 
 def _nemo_rl(row: Row, attribute: str) -> list[Row]:
     prompt = messages(_need(row, "context"), "context")
-    completions = _need(row, "completions")
-    if not isinstance(completions, list) or not all(isinstance(c, dict) for c in completions):
+    completions = _list(row, "completions")
+    if not all(isinstance(c, dict) for c in completions):
         raise Aside("`completions` is not a list of {rank, completion}")
     answers = [answer_of(_need(c, "completion"), f"completions[{i}]") for i, c in enumerate(completions)]
     ranks = [-_number(_need(c, "rank"), f"completions[{i}].rank") for i, c in enumerate(completions)]
@@ -104,7 +128,7 @@ def _nemo_rl(row: Row, attribute: str) -> list[Row]:
 
 def _ultrafeedback(row: Row, attribute: str) -> list[Row]:
     prompt = prompt_of(row.get("instruction") or row.get("prompt"))
-    completions = [c for c in _need(row, "completions") if isinstance(c, dict)]
+    completions = [c for c in _list(row, "completions") if isinstance(c, dict)]
     answers = [answer_of(_need(c, "response"), f"completions[{i}].response") for i, c in enumerate(completions)]
     scores = [_completion_score(c, f"completions[{i}]") for i, c in enumerate(completions)]
     used = {"instruction", "prompt", "completions", "models", "correct_answers", "incorrect_answers"}
@@ -120,8 +144,8 @@ def _completion_score(completion: Row, what: str) -> float:
 
 def _rewardbench2(row: Row, attribute: str) -> list[Row]:
     prompt = prompt_of(_need(row, "prompt"))
-    right = [answer_of(a, "chosen") for a in _need(row, "chosen")]
-    wrong = [answer_of(a, "rejected") for a in _need(row, "rejected")]
+    right = [answer_of(a, "chosen") for a in _list(row, "chosen")]
+    wrong = [answer_of(a, "rejected") for a in _list(row, "rejected")]
     if not right or not wrong:
         raise Aside("no right or no wrong answer")
     return [_pair(row, {"prompt", "chosen", "rejected", "models", "additional_metadata"}, prompt, c, r) for c in right for r in wrong]
@@ -129,11 +153,11 @@ def _rewardbench2(row: Row, attribute: str) -> list[Row]:
 
 def _magpie(row: Row, attribute: str) -> list[Row]:
     prompt = prompt_of(_need(row, "instruction"))
-    answers = [answer_of(a, f"responses[{i}]") for i, a in enumerate(_need(row, "responses"))]
-    rated = _need(row, "rewards_armorm")
+    answers = [answer_of(a, f"responses[{i}]") for i, a in enumerate(_list(row, "responses"))]
+    rated = _list(row, "rewards_armorm")
     scores = [_number(r.get("score") if isinstance(r, dict) else r, f"rewards_armorm[{i}]") for i, r in enumerate(rated)]
     if len(scores) != len(answers):
-        raise Aside(f"{len(answers)} responses but {len(scores)} scores")
+        raise Aside(f"{len(answers)} in `responses` but {len(scores)} in `rewards_armorm`")
     best, worst = best_and_worst(scores)
     mean_all, mean_two = sum(scores) / len(scores), (scores[best] + scores[worst]) / 2
     used = set(row) - {"uuid", "language", "difficulty", "input_quality", "source", "subset"}
@@ -157,7 +181,7 @@ def _two_outputs(row: Row, attribute: str) -> list[Row]:
         text += "\n\n" + check_text(row["input"], "input")
     outputs = [answer_of(_need(row, f"output_{i}"), f"output_{i}") for i in (1, 2)]
     label = row.get("label", row.get("preference"))
-    if label not in (1, 2, "1", "2"):
+    if isinstance(label, bool) or label not in (1, 2, "1", "2"):
         raise Aside(f"label is {label!r}, expected 1 or 2 (the better output)")
     better = int(label) - 1
     used = {"instruction", "input", "output_1", "output_2", "label", "preference"}
@@ -203,7 +227,7 @@ def _alpaca(row: Row, attribute: str) -> list[Row]:
     prompt: Messages = []
     if row.get("system"):
         prompt.append({"role": "system", "content": check_text(row["system"], "system")})
-    for turn in row.get("history") or []:
+    for turn in _list(row, "history") if row.get("history") else []:
         if not isinstance(turn, list) or len(turn) != 2:
             raise Aside("`history` is not a list of [user, assistant] turns")
         prompt += user_turn(turn[0], "history") + answer_of(turn[1], "history")
@@ -223,8 +247,6 @@ def _explicit(row: Row, attribute: str) -> list[Row]:
     chosen, rejected = answer_of(_need(row, "chosen"), "chosen"), answer_of(_need(row, "rejected"), "rejected")
     if chosen and rejected and chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant":
         prompt, chosen, rejected = split_conversations(chosen, rejected)
-    if isinstance(row.get("margin"), (int, float, str)):
-        row = {**row, "margin": _number(row["margin"], "margin")}
     return [_pair(row, {"prompt", "chosen", "rejected"}, prompt, chosen, rejected)]
 
 

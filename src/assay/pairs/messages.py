@@ -23,7 +23,7 @@ def check_text(text: Any, what: str) -> str:
         Aside: not a string, a NUL character, or a lone surrogate (which no UTF-8 file can hold).
     """
     if not isinstance(text, str):
-        raise Aside(f"{what} is {_kind(text)}, expected text")
+        raise Aside(f"{what} is {kind_of(text)}, expected text")
     if "\0" in text:
         raise Aside(f"{what} contains a NUL character")
     try:
@@ -33,11 +33,10 @@ def check_text(text: Any, what: str) -> str:
     return text
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {list: "a list", bool: "a boolean", int: "a number", float: "a number", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    names = {list: "a list", str: "text", bytes: "bytes", bool: "a boolean", int: "a number", float: "a number", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 def messages(value: Any, what: str) -> Messages:
@@ -47,13 +46,13 @@ def messages(value: Any, what: str) -> Messages:
         Aside: it is not such a list, a role is unknown, or a content is not text.
     """
     if not isinstance(value, list) or not value:
-        raise Aside(f"{what} is {_kind(value) if value != [] else 'an empty list'}, expected a list of messages")
+        raise Aside(f"{what} is {kind_of(value) if value != [] else 'an empty list'}, expected a list of messages")
     return [_message(item, f"{what}[{i}]") for i, item in enumerate(value)]
 
 
 def _message(item: Any, what: str) -> dict[str, str]:
     if not isinstance(item, dict):
-        raise Aside(f"{what} is {_kind(item) if not isinstance(item, str) else 'text'}, expected a message")
+        raise Aside(f"{what} is {kind_of(item)}, expected a message")
     role = item.get("role", item.get("from"))
     content = item.get("content", item.get("value"))
     role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
@@ -129,20 +128,34 @@ def check_pair(prompt: Messages, chosen: Messages, rejected: Messages) -> None:
     Raises:
         Aside: roles out of order, an empty prompt or answer, or identical answers.
     """
-    _check_prompt(prompt)
-    for what, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not answer:
-            raise Aside(f"broken roles: {what} has no assistant turn")
-        for message in answer:
-            if message["role"] not in ("assistant", "tool"):
-                raise Aside(f"broken roles: {what} contains a {message['role']} turn")
-        if not any(m["content"].strip() for m in answer if m["role"] == "assistant"):
-            raise Aside(f"{what} is empty")
+    check_prompt(prompt)
+    check_answer(chosen, "chosen")
+    check_answer(rejected, "rejected")
     if [m["content"].strip() for m in chosen] == [m["content"].strip() for m in rejected]:
         raise Aside("identical answers")
 
 
-def _check_prompt(prompt: Messages) -> None:
+def check_answer(answer: Messages, what: str) -> None:
+    """Check that an answer is made of assistant turns and says something.
+
+    Raises:
+        Aside: it is not.
+    """
+    if not answer:
+        raise Aside(f"broken roles: {what} has no assistant turn")
+    for message in answer:
+        if message["role"] not in ("assistant", "tool"):
+            raise Aside(f"broken roles: {what} contains a turn of the {message['role']}")
+    if not any(m["content"].strip() for m in answer if m["role"] == "assistant"):
+        raise Aside(f"{what} is empty")
+
+
+def check_prompt(prompt: Messages) -> None:
+    """Check that a prompt ends with the user, its turns alternate, and a system turn stands first.
+
+    Raises:
+        Aside: it does not.
+    """
     if not prompt:
         raise Aside("the prompt is empty")
     for i, message in enumerate(prompt):
@@ -151,6 +164,6 @@ def _check_prompt(prompt: Messages) -> None:
         if i and message["role"] == prompt[i - 1]["role"] != "tool":
             raise Aside(f"broken roles: two {message['role']} turns in a row at position {i + 1} of the prompt")
     if prompt[-1]["role"] not in ("user", "tool"):
-        raise Aside(f"broken roles: the prompt ends with a {prompt[-1]['role']} turn")
+        raise Aside(f"broken roles: the last turn of the prompt is the {prompt[-1]['role']}'s")
     if not prompt[-1]["content"].strip():
         raise Aside("the prompt is empty")

@@ -13,7 +13,7 @@ from assay.errors import AssayError, did_you_mean
 from assay.files import MANIFEST, write_json, write_parquet, write_text
 from assay.pairs import schema, sources
 from assay.pairs.formats import FORMATS, Format, best_and_worst, recognise
-from assay.pairs.messages import Aside, check_pair
+from assay.pairs.messages import Aside, check_answer, check_pair, check_prompt
 
 SAMPLE = 200
 CHUNK = 20_000
@@ -100,11 +100,12 @@ def read(
     reader = _Reader(name or _default_name(source), attribute, strict, tick)
     for file_rows in _by_file(raw):
         reader.read_file(file_rows, _named(format) if format else None)
+    reader.finish()
     if not reader.out.rows_read:
         raise AssayError(f"{source}: holds no rows")
     if not reader.frames:
         worst = next(iter(reader.out.reasons()))
-        raise AssayError(f"{source}: none of the {reader.out.rows_read:,} rows could be read; most often: {worst}")
+        raise AssayError(f"{source}: no row could be read, of {reader.out.rows_read:,}; most often: {worst}")
     reader.out.pairs = schema.stack(reader.frames)
     return reader.out
 
@@ -124,11 +125,17 @@ def _default_name(source: str) -> str:
 
 
 def _renamed(raw: Iterator[sources.RawRow], columns: dict[str, str]) -> Iterator[sources.RawRow]:
+    seen = not columns
     for row in raw:
         if columns and row.value is not None:
-            yield sources.RawRow(row.file, row.number, {columns.get(k, k): v for k, v in row.value.items()})
+            seen = seen or not columns.keys().isdisjoint(row.value)
+            others = {k: v for k, v in row.value.items() if k not in columns}
+            renamed = {columns[k]: v for k, v in row.value.items() if k in columns}
+            yield sources.RawRow(row.file, row.number, {**others, **renamed})
         else:
             yield row
+    if not seen:
+        raise AssayError(f"no row has a column {' or '.join(columns)} to be renamed")
 
 
 def _by_file(raw: Iterator[sources.RawRow]) -> Iterator[Iterator[sources.RawRow]]:
@@ -145,6 +152,13 @@ def _by_file(raw: Iterator[sources.RawRow]) -> Iterator[Iterator[sources.RawRow]
         yield one_file(head.file)
 
 
+def _without_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Drop ``source_id`` where it only repeats the id Assay gives: reading what Assay wrote adds nothing."""
+    if "source_id" in pairs.columns and (pairs["source_id"] == pairs["id"]).all():
+        return pairs.drop("source_id")
+    return pairs
+
+
 class _Reader:
     """The state of one reading: frames made so far, rows set aside, answers waiting for their group."""
 
@@ -153,11 +167,11 @@ class _Reader:
         self.out = Reading(pairs=pl.DataFrame())
         self.frames: list[pl.DataFrame] = []
         self.waiting: list[dict[str, Any]] = []
+        self.groups: dict[str, list[tuple[sources.RawRow, dict[str, Any]]]] = {}
 
     def read_file(self, raw: Iterator[sources.RawRow], format: Format | None) -> None:
         sample = list(itertools.islice(raw, SAMPLE))
         format = format or self._recognise(sample)
-        groups: dict[str, list[tuple[sources.RawRow, dict[str, Any]]]] = {}
         for row in itertools.chain(sample, raw):
             self.out.rows_read += 1
             if self.tick and self.out.rows_read % 500 == 0:
@@ -166,16 +180,22 @@ class _Reader:
                 if row.value is None:
                     raise Aside(row.reason or "unreadable")
                 converted = format.convert(row.value, self.attribute)
+                if format.rated:
+                    check_prompt(converted[0]["prompt"])
+                    check_answer(converted[0]["response"], "response")
             except Aside as reason:
                 self._set_aside(row, str(reason))
                 continue
             if format.rated:
                 answer = converted[0]
-                groups.setdefault(schema.prompt_id(answer["prompt"]), []).append((row, answer))
+                self.groups.setdefault(schema.prompt_id(answer["prompt"]), []).append((row, answer))
             else:
                 self.out.rows_used += 1
                 self._add(converted)
-        for group in groups.values():
+
+    def finish(self) -> None:
+        """Pair the rated answers, whose prompts may be spread over files, and close the last frame."""
+        for group in self.groups.values():
             self._pair_up(group)
         self._flush()
 
@@ -223,6 +243,6 @@ class _Reader:
 
     def _flush(self) -> None:
         if self.waiting:
-            self.frames.append(schema.from_rows(self.waiting))
+            self.frames.append(_without_own_ids(schema.from_rows(self.waiting)))
             self.waiting = []
 

@@ -7,6 +7,7 @@ what its name says raises one clear error.
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ import pyarrow.parquet as pq
 
 from assay.errors import AssayError, MissingExtra
 from assay.files import first_line
+from assay.pairs.messages import kind_of
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".arrow", ".feather")
+
+DESCRIBING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
+"""JSON files beside data that describe it."""
+SPLITS = {"train", "validation", "test", "dev", "filtered", "raw", "eval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +40,28 @@ class RawRow:
     raw: str | None = None
 
 
-def find(source: str, data_root: Path | None = None) -> list[Path] | None:
+def find(source: str, data_root: Path | None = None, split: str | None = None) -> list[Path] | None:
     """The data files that ``source`` stands for, sorted by name; None if it must be a hub id.
 
     ``source`` is a file, a folder, or a hub id ``owner/name`` of which a copy may lie under ``data_root`` (or the
-    folder named by the environment variable ASSAY_DATA).
+    folder named by the environment variable ASSAY_DATA). Of such a copy only the files of ``split`` are taken, if its files
+    are named by split as the hub's are (``train.jsonl``, ``data/filtered-00000.parquet``).
 
     Raises:
         AssayError: nothing is there, or the folder holds no data file.
     """
+    if not source:
+        raise AssayError("the name of a source is empty; give a file, a folder or a hub id")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _files_in(path)
+    if path.is_file():
+        return [path]
     roots = [root for root in (data_root, os.environ.get("ASSAY_DATA")) if root]
-    for path in (Path(source).expanduser(), *(Path(root) / source for root in roots)):
-        if path.is_dir():
-            return _files_in(path)
-        if path.is_file():
-            return [path]
+    for root in roots:
+        copy = Path(root) / source
+        if copy.is_dir():
+            return _of_split(copy, _files_in(copy), split)
     if is_hub_id(source):
         return None
     where = f" (also looked in {', '.join(map(str, roots))})" if roots else ""
@@ -58,7 +71,8 @@ def find(source: str, data_root: Path | None = None) -> list[Path] | None:
 def is_hub_id(source: str) -> bool:
     """Whether ``source`` has the form ``owner/name`` and does not look like a data file."""
     parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~")) and not source.endswith(SUFFIXES)
+    is_local = source.startswith((".", "~")) or source.endswith((*SUFFIXES, ".csv", ".tsv", ".txt")) or Path(parts[0]).is_dir()
+    return len(parts) == 2 and all(parts) and not is_local
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -66,9 +80,21 @@ def _files_in(folder: Path) -> list[Path]:
     if any(p.suffix == ".arrow" for p in files):  # a `datasets` folder: its .json files describe it
         files = [p for p in files if p.suffix == ".arrow"]
     files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    files = [p for p in files if p.name not in DESCRIBING and not p.name.endswith("aside.jsonl")]
     if not files:
         raise AssayError(f"{folder}: holds no data file; looked for {', '.join(SUFFIXES)}")
     return files
+
+
+def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+    """The files whose path names ``split``; all, if none names any split."""
+    words = {path: set(re.split(r"[^a-z0-9]+", str(path.relative_to(folder)).lower())) for path in files}
+    there = sorted({split for said in words.values() for split in said & SPLITS})
+    if split is None or not there:
+        return files
+    if split not in there:
+        raise AssayError(f"{folder}: has no split `{split}`, only {', '.join(there)}")
+    return [path for path in files if split in words[path]]
 
 
 def rows(source: str, *, split: str = "train", config: str | None = None, data_root: Path | None = None) -> Iterator[RawRow]:
@@ -77,7 +103,7 @@ def rows(source: str, *, split: str = "train", config: str | None = None, data_r
     Raises:
         AssayError: a file is missing, empty or not what its name says, or the hub cannot be reached.
     """
-    files = find(source, data_root)
+    files = find(source, data_root, split)
     if files is None:
         yield from _hub(source, split, config)
         return
@@ -178,7 +204,7 @@ def _json_lines(path: Path) -> Iterator[RawRow]:
 def _refuse_binary(path: Path, head: bytes) -> None:
     for magic, kind in ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip")):
         if head.startswith(magic):
-            raise AssayError(f"{path}: is a {kind} file, not JSON lines; give it the suffix of its type")
+            raise AssayError(f"{path}: holds {kind} data, not JSON; give it the suffix of its type")
 
 
 def _json_line(file: str, number: int, line: bytes) -> RawRow:
@@ -188,12 +214,17 @@ def _json_line(file: str, number: int, line: bytes) -> RawRow:
         return RawRow(file, number, None, f"not UTF-8 (byte {error.start + 1})", line.decode("utf-8", "replace"))
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        return RawRow(file, number, None, f"not JSON ({detail})", text)
+    except (ValueError, RecursionError) as error:
+        return RawRow(file, number, None, f"not JSON ({_json_problem(error)})", text)
     if not isinstance(value, dict):
-        return RawRow(file, number, None, f"not an object but {_kind(value)}", text)
+        return RawRow(file, number, None, f"not an object but {kind_of(value)}", text)
     return RawRow(file, number, value)
+
+
+def _json_problem(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}" if error.lineno == 1 else f"{error.msg}, line {error.lineno}, column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _json(path: Path) -> Iterator[RawRow]:
@@ -202,29 +233,24 @@ def _json(path: Path) -> Iterator[RawRow]:
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise AssayError(f"{path}: not UTF-8 (byte {error.start + 1})") from None
-    except RecursionError:
-        raise AssayError(f"{path}: not readable JSON (nested too deeply)") from None
+        raise AssayError(f"{path}: not UTF-8 (byte {error.start + 1}); save it as UTF-8") from None
     except json.JSONDecodeError as error:
         hint = "; it looks like JSON lines: name it .jsonl" if error.msg == "Extra data" else ""
         raise AssayError(f"{path}: not JSON ({error.msg}, line {error.lineno}, column {error.colno}){hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise AssayError(f"{path}: not JSON ({_json_problem(error)})") from None
     if isinstance(value, dict):
         lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
         if len(lists) != 1:
             raise AssayError(f"{path}: expected a list of rows, or an object with one list of rows, found an object with the keys {', '.join(value) or '(none)'}")
         value = value[lists[0]]
     if not isinstance(value, list):
-        raise AssayError(f"{path}: expected a list of rows, found {_kind(value)}")
+        raise AssayError(f"{path}: expected a list of rows, found {kind_of(value)}")
     for number, row in enumerate(value, start=1):
         if isinstance(row, dict):
             yield RawRow(str(path), number, row)
         else:
-            yield RawRow(str(path), number, None, f"not an object but {_kind(row)}", json.dumps(row))
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", dict: "an object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+            yield RawRow(str(path), number, None, f"not an object but {kind_of(row)}", json.dumps(row))
 
 
 def _hub(source: str, split: str, config: str | None) -> Iterator[RawRow]:

@@ -88,10 +88,10 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
             raise AssayError(f"{recipe}: no such recipe file, and not a shipped recipe.{did_you_mean(recipe, known)} Shipped: {', '.join(known)}")
         path = known[recipe]
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506: a SafeLoader
     except UnicodeDecodeError:
         raise AssayError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter two: a date or a tag that makes no sense
         raise AssayError(f"{path}: not YAML: {_yaml_problem(error)}") from None
     if not isinstance(data, dict):
         raise AssayError(f"{path}: expected a recipe (name, sources, curate, train, evaluate), found {type(data).__name__ if data is not None else 'an empty file'}")
@@ -103,7 +103,19 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
         raise AssayError(_explain(path, data, error)) from None
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice; YAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key `{key.value}` stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     return str(error).splitlines()[0]
@@ -112,7 +124,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 def _override(data: Any, override: str) -> None:
     """Set ``a.b.c=value`` in nested data. In the list of steps a step goes by its number (from 0) or its kind."""
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise AssayError(f"--set {override}: expected KEY=VALUE, for example --set train.epochs=2")
     *parents, last = path.split(".")
     here = data
@@ -120,13 +132,15 @@ def _override(data: Any, override: str) -> None:
         here = _enter(here, key, override)
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, AttributeError):
         value = text
     if isinstance(here, list):
         _enter(here, last, override)
         here[_position(here, last)] = value
-    else:
+    elif isinstance(here, dict):
         here[last] = value
+    else:
+        raise AssayError(f"--set {override}: `{last}` is inside a plain value")
 
 
 def _enter(here: Any, key: str, override: str) -> Any:
@@ -134,7 +148,7 @@ def _enter(here: Any, key: str, override: str) -> Any:
         at = _position(here, key)
         if at < 0:
             known = [item.get("kind") for item in here if isinstance(item, dict)]
-            raise AssayError(f"--set {override}: nothing at `{key}`; the list has {len(here)} items{' (' + ', '.join(map(str, known)) + ')' if any(known) else ''}")
+            raise AssayError(f"--set {override}: nothing at `{key}`; the list holds {len(here)}{' (' + ', '.join(map(str, known)) + ')' if any(known) else ''}")
         return here[at]
     if not isinstance(here, dict):
         raise AssayError(f"--set {override}: `{key}` is inside a plain value")
@@ -144,7 +158,7 @@ def _enter(here: Any, key: str, override: str) -> Any:
 
 
 def _position(items: list[Any], key: str) -> int:
-    if key.isdigit() and int(key) < len(items):
+    if key.isascii() and key.isdigit() and int(key) < len(items):
         return int(key)
     return next((i for i, item in enumerate(items) if isinstance(item, dict) and item.get("kind") == key), -1)
 
@@ -152,16 +166,17 @@ def _position(items: list[Any], key: str) -> int:
 def _explain(path: Path, data: dict[str, Any], error: ValidationError) -> str:
     """All that is wrong with a recipe, one line a mistake."""
     lines = [_mistake(data, dict(e)) for e in error.errors()]
-    return "\n".join(f"{path}: {line}" for line in lines)
+    return "\n".join(f"{path}: {line}" for line in dict.fromkeys(lines))
 
 
 def _mistake(data: dict[str, Any], error: dict[str, Any]) -> str:
-    place = [part for part in error["loc"] if not (isinstance(part, str) and part in MODULES)]
+    place = [part for part in error["loc"] if not (isinstance(part, str) and part in (*MODULES, "str", "bool", "int", "float"))]
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".") or "the recipe"
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
         model, title = _model_at(data, place[:-1])
-        return f"{where} is not a field of {title}.{did_you_mean(str(place[-1]), model.model_fields)} See `assay explain {title.strip('`')}`."
+        topic = "select" if model.__name__ == "Group" else title.strip("`")
+        return f"{where} is not a field of {title}.{did_you_mean(str(place[-1]), model.model_fields)} See `assay explain {topic}`."
     if kind == "missing":
         return f"{where} is missing"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -169,6 +184,9 @@ def _mistake(data: dict[str, Any], error: dict[str, Any]) -> str:
         if named is None:
             return f"{where} needs a `kind`. Steps: {', '.join(MODULES)}"
         return f"{where}: there is no step `{named}`.{did_you_mean(str(named), MODULES)} Steps: {', '.join(MODULES)}"
+    if kind in ("model_type", "model_attributes_type"):
+        hint = f"; write `- {{kind: {given}}}`" if given in MODULES else ""
+        return f"{where}: expected fields, found {given!r}{hint}"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{where}: {message}, found {given!r}"
 

@@ -1,6 +1,7 @@
 """Plots as inline SVG that takes its colours from the page, so that one picture serves light and dark."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def curves(title: str, series: Sequence[tuple[str, list[float], list[float]]], x
 
 
 def _inline(svg: str, title: str) -> str:
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     for stand_in, variable in COLOURS.items():
         svg = svg.replace(stand_in, variable)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -14,7 +14,7 @@ class TrainConfig(BaseModel):
     """The backbone: a name of `assay models list`, a local folder, or a hub id."""
     max_length: int = Field(1024, ge=8)
     """Tokens a conversation may have. Longer ones lose their beginning, and are counted."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=1000)
     """Passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)
     """Optimiser steps; overrides `epochs`."""
