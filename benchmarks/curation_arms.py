@@ -29,11 +29,11 @@ from assay.train.config import TrainConfig
 
 NON_COMMERCIAL = {"train_alpacaeval_judge"}
 CAPS = {"train_truthfulqa": 2_500, "train_tarm": 800, "train_prmbench": 800, "train_gsm8k_solutions": 400}
-CAP, TEST_CAP, EVAL_CAP = 300, 80, 60
+CAP, TEST_CAP, EVAL_CAP = 300, 50, 40
 SEEDS = (0, 1, 2)
 NOISE = (0.0, 0.25)
-STEPS = 80
-CONFIG = TrainConfig(model="minilm", max_length=192, max_steps=STEPS, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
+JUDGE = TrainConfig(model="minilm", max_length=192, max_steps=80, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
+CONFIG = JUDGE.model_copy(update={"max_length": 128, "max_steps": 70})
 KEEP = 0.7
 
 
@@ -75,7 +75,7 @@ def steps(data: Path) -> dict[str, Any]:
     """The curation, a step by its name. ``agree`` comes first so that leaving out another step leaves its verdicts as they are."""
     against = {p.parent.name: str(p) for p in sorted(data.glob("eval_*/pairs.parquet"))}
     return {
-        "agree": agree.Config(fit=CONFIG),
+        "agree": agree.Config(fit=JUDGE),
         "select": select.Config(by="agree_mean", others=KEEP, pool_others=False),
         "contradictions": contradictions.Config(),
         "duplicates": duplicates.Config(key="unordered", best="agree_margin"),
@@ -96,7 +96,7 @@ def curated_sets(data: Path, folder: Path, noise: float) -> dict[str, pl.DataFra
     for left_out in (None, *every):
         chain = {name: step for name, step in every.items() if name != left_out}
         if left_out == "agree":  # selection ranks by what agree adds: keep its scores, drop nothing by them
-            chain = {"agree": agree.Config(fit=CONFIG, margin=-1e9), **chain}
+            chain = {"agree": agree.Config(fit=JUDGE, margin=-1e9), **chain}
         name = "curated" if left_out is None else f"curated without {left_out}"
         done = curate(pool, list(chain.values()), folder / "curated" / f"{noise}-{name.replace(' ', '-')}", fit=shared)
         sets[name] = done.kept()

@@ -1,0 +1,153 @@
+"""Why a row stayed or went, and how two curations differ."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from assay.curate import ledger
+from assay.curate.runner import curate
+from assay.curate.steps import AnyStep, duplicates, filter, markers, select
+from assay.errors import AssayError
+from assay.pairs.schema import from_rows, pair_id
+from conftest import pair
+
+ROWS: list[dict[str, Any]] = [
+    pair("keep this one", "good", "bad", source="a", score=1.0),
+    pair("a marked one", "fine<|im_end|>", "bad", source="a", score=2.0),
+    pair("said twice", "good", "bad", source="a", score=3.0),
+    pair("said twice", "good", "bad", source="b", score=4.0),
+    pair("Said  TWICE!", "good", "bad", source="b", score=9.0),
+]
+STEPS: list[AnyStep] = [markers.Config(), duplicates.Config(best="score")]
+
+
+def id_of(row: dict[str, Any]) -> str:
+    return pair_id(row["prompt"], row["chosen"], row["rejected"])
+
+
+def make(folder: Path, steps: list[AnyStep] = STEPS, rows: list[dict[str, Any]] = ROWS) -> Path:
+    return curate(from_rows(rows), steps, folder).folder
+
+
+def test_why_of_a_kept_row(tmp_path: Path) -> None:
+    (why,) = ledger.why(make(tmp_path / "c"), id_of(ROWS[0]))
+    assert why.outcome == "kept"
+    assert why.row["prompt"] == ROWS[0]["prompt"]
+    assert why.row["source"] == "a"
+    assert [(p["step"], p["judged"]) for p in why.path] == [("01-markers", False), ("02-duplicates", False)]
+    assert why.twins == {}
+
+
+def test_why_of_a_dropped_row_ends_where_it_went(tmp_path: Path) -> None:
+    (why,) = ledger.why(make(tmp_path / "c"), id_of(ROWS[1]))
+    assert why.outcome == "01-markers"
+    (last,) = why.path
+    assert (last["step"], last["judged"], last["keep"]) == ("01-markers", True, False)
+    assert last["reason"] == "marker <|im_end|> in chosen"
+    assert last["score"] == 1.0
+    assert why.row["chosen"] == ROWS[1]["chosen"]
+
+
+def test_why_of_copies_and_of_their_twin(tmp_path: Path) -> None:
+    folder = make(tmp_path / "c")
+    copies = ledger.why(folder, id_of(ROWS[2]))
+    assert sorted(w.row["copy"] for w in copies) == [0, 1]
+    assert sorted(w.row["source"] for w in copies) == ["a", "b"]
+    for why in copies:
+        assert why.outcome == "02-duplicates"
+        assert why.path[-1]["reason"] == "duplicate pair"
+        assert why.path[-1]["score"] == why.row["score"]
+        assert list(why.twins) == [why.path[-1]["because_of"]] == [id_of(ROWS[4])]
+        assert why.twins[id_of(ROWS[4])]["prompt"] == ROWS[4]["prompt"]
+    (stays,) = ledger.why(folder, id_of(ROWS[4]))
+    assert stays.outcome == "kept"
+
+
+def test_why_of_copies_with_different_outcomes(tmp_path: Path) -> None:
+    copies = ledger.why(make(tmp_path / "c", rows=ROWS[:4]), id_of(ROWS[2]))
+    assert {w.row["score"]: w.outcome for w in copies} == {3.0: "02-duplicates", 4.0: "kept"}
+
+
+def test_why_shows_the_verdict_of_a_row_that_stays(tmp_path: Path) -> None:
+    folder = make(tmp_path / "c", [select.Config(by="score", others=0.5)])
+    (why,) = ledger.why(folder, id_of(ROWS[4]))
+    assert why.outcome == "kept"
+    assert why.path[0]["reason"] == "rank 1 of 5 in others, 3 stay"
+
+
+def test_why_takes_the_beginning_of_an_id_in_any_case(tmp_path: Path) -> None:
+    folder = make(tmp_path / "c")
+    for begin in (id_of(ROWS[0])[:12], id_of(ROWS[0])[:12].upper()):
+        assert ledger.why(folder, begin)[0].row["id"] == id_of(ROWS[0])
+
+
+def test_why_of_an_ambiguous_beginning(tmp_path: Path) -> None:
+    rows = [pair(f"question {i}", "yes", "no") for i in range(40)]
+    first = [id_of(row)[0] for row in rows]
+    begin = max(set(first), key=first.count)
+    with pytest.raises(AssayError, match=rf"{first.count(begin)} rows have an id that begins with {begin}: .*give more of it"):
+        ledger.why(make(tmp_path / "c", [], rows), begin)
+
+
+def test_why_of_an_unknown_id(tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="no row has an id that begins with zzz; ids are in ledger.parquet"):
+        ledger.why(make(tmp_path / "c"), "zzz")
+
+
+def test_a_folder_that_is_no_curation(tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="not a finished curation"):
+        ledger.why(tmp_path, "abc")
+    with pytest.raises(AssayError, match="not a finished curation"):
+        ledger.diff(make(tmp_path / "c"), tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"fingerprint": "x"}')
+    with pytest.raises(AssayError, match="but not of a curation"):
+        ledger.open_folder(tmp_path / "other")
+
+
+def test_the_folder_of_a_whole_run_points_to_its_curation(tmp_path: Path) -> None:
+    make(tmp_path / "run" / "curate")
+    with pytest.raises(AssayError, match=r"Did you mean .*run/curate\?"):
+        ledger.why(tmp_path / "run", "abc")
+
+
+def test_rows_of_has_every_row_as_it_came(tmp_path: Path) -> None:
+    rows = ledger.rows_of(make(tmp_path / "c"))
+    assert rows.height == len(ROWS)
+    assert sorted(rows["score"]) == sorted(row["score"] for row in ROWS)
+    assert sorted(rows["id"]) == sorted(map(id_of, ROWS))
+    assert "row_id" not in rows.columns
+
+
+def counts(table: pl.DataFrame) -> dict[tuple[str, str], int]:
+    return {(a, b): n for a, b, n in table.group_by("in_a", "in_b").len().iter_rows()}
+
+
+def test_diff_counts_by_where_the_rows_are(tmp_path: Path) -> None:
+    more = pair("only b has read this", "yes", "no", source="c", score=0.0)
+    a = make(tmp_path / "a")
+    b = make(tmp_path / "b", [filter.Config(column="source", values=["b", "c"])], [*ROWS[1:], more])
+    table = ledger.diff(a, b)
+    assert table.columns == ["id", "in_a", "in_b", "reason", "source"]
+    assert counts(table) == {("kept", "not read"): 1, ("not read", "kept"): 1, ("02-duplicates", "kept"): 1}
+    lines = {line["id"]: line for line in table.iter_rows(named=True)}
+    assert lines[id_of(more)]["source"] == "c"
+    assert lines[id_of(ROWS[0])]["in_b"] == "not read"
+    assert lines[id_of(ROWS[2])]["reason"] == "duplicate pair"
+
+
+def test_diff_is_symmetrical(tmp_path: Path) -> None:
+    a = make(tmp_path / "a")
+    b = make(tmp_path / "b", [filter.Config(column="source", values=["a"])], ROWS[1:])
+    there, back = ledger.diff(a, b), ledger.diff(b, a)
+    assert there.height == 4
+    turned = back.select("id", in_a="in_b", in_b="in_a").sort("id")
+    assert there.select("id", "in_a", "in_b").sort("id").equals(turned)
+    assert there.sort("id")["reason"].to_list() == back.sort("id")["reason"].to_list()
+
+
+def test_diff_of_a_curation_with_itself_is_empty(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    assert ledger.diff(folder, folder).height == 0
