@@ -25,6 +25,7 @@ app = App(
 models_app = App(name="models", help="Small real backbones: list them, bring one into the local cache.")
 app.command(models_app)
 
+CORES = os.cpu_count() or 1
 Workers = Annotated[int, Parameter(help="Processes for the curation kernels; the result does not depend on it.")]
 DataRoot = Annotated[Path | None, Parameter(help="A folder with copies of hub data sets, DATA_ROOT/owner/name.")]
 Overrides = Annotated[list[str] | None, Parameter(name="--set", negative="", help="Change a field of the recipe, KEY=VALUE; may be repeated.")]
@@ -110,7 +111,7 @@ def run(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder under which the run's own folder is made.")] = Path("runs"),
     set_: Overrides = None,
     data_root: DataRoot = None,
-    workers: Workers = 1,
+    workers: Workers = CORES,
 ) -> int:
     """Read, curate, train, evaluate and report by a recipe; goes on where an earlier run was stopped.
 
@@ -121,10 +122,12 @@ def run(
     """
     from assay.pipeline import run as run_recipe
     from assay.recipes.recipe import load_recipe
+    from assay.report.plots import require
     from assay.report.report import write_report
     from assay.screen import Terminal
     from assay.tables import show_run
 
+    require()
     loaded, base = load_recipe(recipe, set_)
     done = run_recipe(loaded, base, output, data_root=data_root, workers=workers, screen=Terminal())
     show_run(done, write_report(done, loaded))
@@ -194,7 +197,7 @@ def curate(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for the curated set, its ledger and its manifest.")],
     set_: Overrides = None,
     data_root: DataRoot = None,
-    workers: Workers = 1,
+    workers: Workers = CORES,
     as_json: Json = False,
 ) -> int:
     """Read and curate by a recipe; what was dropped and why is in the ledger.
@@ -277,7 +280,7 @@ def train(
     pairs: Annotated[Path | None, Parameter(help="Train on this table of pairs instead of the recipe's curated set.")] = None,
     set_: Overrides = None,
     data_root: DataRoot = None,
-    workers: Workers = 1,
+    workers: Workers = CORES,
 ) -> int:
     """Train a reward model by a recipe: on its curated set, or on a given table of pairs.
 

@@ -110,17 +110,16 @@ def is_done(folder: Path, print_: str) -> bool:
     return manifest.is_file() and read_json(manifest).get("fingerprint") == print_
 
 
-def start_over(folder: Path, print_: str, keep: str = "") -> None:
+def start_over(folder: Path, print_: str) -> None:
     """Empty ``folder`` unless it holds the unfinished work of the same fingerprint; then leave it to be resumed.
 
-    ``keep`` names a file that is never removed (the one that says which fingerprint is under way is ``.started``).
+    Which fingerprint is under way is written to ``.started``.
     """
     started = folder / ".started"
     if started.is_file() and started.read_text() == print_:
         return
     if folder.exists():
         for entry in folder.iterdir():
-            if entry.name != keep:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_text(started, print_)

@@ -113,8 +113,7 @@ def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path
             rows_read=sum(r.rows_read for r in readings),
             rows_used=sum(r.rows_used for r in readings),
         )
-        whole.write(folder)
-        write_json(folder / MANIFEST, {**whole.summary(), "fingerprint": print_})
+        whole.write(folder, print_)
     summary = read_json(folder / MANIFEST)
     screen.say(f"read: {summary['rows_read']:,} rows, {summary['pairs']:,} pairs, {summary['rows_aside']:,} rows set aside")
     return read_parquet(folder / "pairs.parquet")

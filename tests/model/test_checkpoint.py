@@ -118,10 +118,10 @@ def test_two_labels_are_an_error(copy_of: Callable[[str], Path]) -> None:
     edit(folder / "config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
     with pytest.raises(AssayError, match="2 labels"):
         from_checkpoint(folder, 96, False)
+    wide = load_file(folder / "model.safetensors")
+    wide["score.weight"] = torch.zeros(2, wide["score.weight"].shape[1])
+    save_file(wide, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(AssayError, match="does not have one label"):
-        wide = load_file(folder / "model.safetensors")
-        wide["score.weight"] = torch.zeros(2, wide["score.weight"].shape[1])
-        save_file(wide, folder / "model.safetensors", metadata={"format": "pt"})
         from_backbone(str(folder), 96, 0)
 
 

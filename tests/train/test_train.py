@@ -82,7 +82,7 @@ def test_pairs_that_are_too_long_are_counted(tiny_encoder: Path, make_pairs: Mak
 
 
 def test_errors_say_what_to_do(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
-    with pytest.raises(AssayError, match="only 256 positions; set train.max_length to 256 or less"):
+    with pytest.raises(AssayError, match=r"only 256 positions; set train\.max_length to 256 or less"):
         train(make_pairs(10), config(tiny_encoder, max_length=300), tmp_path / "a")
     with pytest.raises(AssayError, match="nothing to train on: 0 pairs"):
         train(make_pairs(10).clear(), config(tiny_encoder), tmp_path / "b")

@@ -41,11 +41,11 @@ class Reading:
             counts[row["reason"]] = counts.get(row["reason"], 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-    def write(self, folder: Path) -> None:
-        """Write ``pairs.parquet``, ``aside.jsonl`` and, last, the manifest."""
+    def write(self, folder: Path, fingerprint: str) -> None:
+        """Write ``pairs.parquet``, ``aside.jsonl`` and, last, the manifest, with the name of what was read."""
         write_parquet(folder / "pairs.parquet", self.pairs)
         write_aside(folder / "aside.jsonl", self.aside)
-        write_json(folder / MANIFEST, self.summary())
+        write_json(folder / MANIFEST, {**self.summary(), "fingerprint": fingerprint})
 
     def summary(self) -> dict[str, Any]:
         """The counts of this reading, as written to the manifest."""

@@ -88,7 +88,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
             raise AssayError(f"{recipe}: no such recipe file, and not a shipped recipe.{did_you_mean(recipe, known)} Shipped: {', '.join(known)}")
         path = known[recipe]
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506: a SafeLoader
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except UnicodeDecodeError:
         raise AssayError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
     except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter two: a date or a tag that makes no sense
