@@ -29,6 +29,7 @@ from assay.train.config import TrainConfig
 
 NON_COMMERCIAL = {"train_alpacaeval_judge"}
 CAPS = {"train_truthfulqa": 2_500, "train_tarm": 800, "train_prmbench": 800, "train_gsm8k_solutions": 400}
+TEST_CAPS = {"train_truthfulqa": 800}
 CAP, TEST_CAP, EVAL_CAP = 300, 50, 40
 SEEDS = (0, 1, 2)
 NOISE = (0.0, 0.25)
@@ -46,7 +47,7 @@ def prepare(data: Path, folder: Path) -> None:
             continue
         pairs = read(path).pairs.select("id", "source", "subset", "category", "prompt", "chosen", "rejected", "margin", "weight").with_columns(source=pl.lit(name), category=pl.lit(name))
         place = pl.Series([int(prompt_id(p)[:8], 16) % 10 for (p,) in pairs.select("prompt").iter_rows()])
-        tests.append(sample(pairs.filter(place == 0), TEST_CAP))
+        tests.append(sample(pairs.filter(place == 0), TEST_CAPS.get(name, TEST_CAP)))
         pools.append(sample(pairs.filter(place != 0), CAPS.get(name, CAP)))
     evals = []
     for path in sorted(data.glob("eval_*/pairs.parquet")):

@@ -106,19 +106,29 @@ def fingerprint(*parts: Any) -> str:
 
 def is_done(folder: Path, print_: str) -> bool:
     """Whether ``folder`` holds a finished result of exactly this fingerprint."""
+    return _fingerprint_of(folder) == print_
+
+
+def _fingerprint_of(folder: Path) -> str | None:
     manifest = folder / MANIFEST
-    return manifest.is_file() and read_json(manifest).get("fingerprint") == print_
+    said = read_json(manifest) if manifest.is_file() else None
+    return said.get("fingerprint") if isinstance(said, dict) else None
 
 
 def start_over(folder: Path, print_: str) -> None:
     """Empty ``folder`` unless it holds the unfinished work of the same fingerprint; then leave it to be resumed.
 
     Which fingerprint is under way is written to ``.started``.
+
+    Raises:
+        AssayError: the folder holds something that is not Assay's.
     """
     started = folder / ".started"
     if started.is_file() and started.read_text() == print_:
         return
     if folder.exists():
+        if any(folder.iterdir()) and not started.is_file() and _fingerprint_of(folder) is None:
+            raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     folder.mkdir(parents=True, exist_ok=True)

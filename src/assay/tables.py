@@ -79,7 +79,7 @@ def show_why(found: Sequence["Why"]) -> None:
     for why in found:
         row = why.row
         say(f"{row['id']}  (source {row['source']}, category {row['category'] or '-'})")
-        say(f"  {'kept' if why.outcome == 'kept' else f'dropped by {why.outcome}'}")
+        say(f"  {why.outcome if why.outcome.startswith('kept') else f'dropped by {why.outcome}'}")
         for verdict in why.path:
             say("  " + _verdict_line(verdict))
         _show_texts(row)

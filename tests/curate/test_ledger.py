@@ -92,7 +92,7 @@ def test_why_of_an_ambiguous_beginning(tmp_path: Path) -> None:
 
 
 def test_why_of_an_unknown_id(tmp_path: Path) -> None:
-    with pytest.raises(AssayError, match="no row has an id that begins with zzz; ids are in ledger.parquet"):
+    with pytest.raises(AssayError, match=r"no row has an id that begins with zzz; ids are in ledger\.parquet"):
         ledger.why(make(tmp_path / "c"), "zzz")
 
 

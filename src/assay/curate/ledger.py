@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from assay.curate.runner import FLIPPED, KEPT
 from assay.errors import AssayError
 from assay.files import MANIFEST, read_json, read_parquet
 
@@ -17,7 +18,7 @@ class Why:
     row: dict[str, Any]
     """The row as it came in: prompt, chosen, rejected, source and so on."""
     outcome: str
-    """`kept`, or the step that dropped it."""
+    """`kept`, `kept, flipped`, or the step that dropped it."""
     path: list[dict[str, Any]]
     """For each step: step, judged, keep, reason, score, because_of, flip."""
     twins: dict[str, dict[str, Any]]
@@ -41,20 +42,25 @@ def open_folder(folder: Path) -> dict[str, Any]:
 
 
 def rows_of(folder: Path) -> pl.DataFrame:
-    """All rows a curation read, kept and dropped, named by the id they came in with."""
-    kept = read_parquet(folder / "kept.parquet").with_columns(id="row_id").drop("row_id")
-    return pl.concat([kept, read_parquet(folder / "dropped.parquet")], how="diagonal_relaxed").sort("id", "copy")
+    """All rows a curation read, kept and dropped, as they came in; ``now_id`` is the id a kept row has since a flip."""
+    kept = read_parquet(folder / "kept.parquet").rename({"id": "now_id", "row_id": "id", "row_copy": "copy"})
+    rows = pl.concat([kept, read_parquet(folder / "dropped.parquet")], how="diagonal_relaxed").sort("id", "copy")
+    if "flipped" not in rows.columns:
+        return rows
+    turned = pl.col("flipped").fill_null(False)
+    return rows.with_columns(chosen=pl.when(turned).then("rejected").otherwise("chosen"), rejected=pl.when(turned).then("chosen").otherwise("rejected"))
 
 
 def why(folder: Path, id_: str) -> list[Why]:
-    """The path of the row whose id begins with ``id_``; one for each of its copies.
+    """The path of the row whose id, as it came in or as it is now, begins with ``id_``; one for each of its copies.
 
     Raises:
         AssayError: no row, or rows of more than one id, begin so.
     """
     open_folder(folder)
     rows = rows_of(folder)
-    found = rows.filter(pl.col("id").str.starts_with(id_.lower()))
+    begins = pl.col("id").str.starts_with(id_.lower()) | pl.col("now_id").str.starts_with(id_.lower()).fill_null(False)
+    found = rows.filter(begins)
     if found.height == 0:
         raise AssayError(f"{folder}: no row has an id that begins with {id_}; ids are in ledger.parquet")
     if found["id"].n_unique() > 1:
@@ -68,7 +74,7 @@ def _path(folder: Path, row: dict[str, Any], rows: pl.DataFrame, ledger: pl.Data
     me = (pl.col("id") == row["id"]) & (pl.col("copy") == row["copy"])
     outcome = ledger.filter(me)["step"][0]
     path = []
-    for step in sorted(p for p in (folder / "steps").iterdir() if (p / MANIFEST).is_file()):
+    for step in sorted(p.parent for p in folder.glob(f"steps/*/{MANIFEST}")):
         verdict = read_parquet(step / "verdicts.parquet").filter(me)
         path.append({"step": step.name, "judged": verdict.height == 1, **(verdict.row(0, named=True) if verdict.height else {})})
         if step.name == outcome:
@@ -81,12 +87,12 @@ def _path(folder: Path, row: dict[str, Any], rows: pl.DataFrame, ledger: pl.Data
 def diff(a: Path, b: Path) -> pl.DataFrame:
     """Rows that one curated set has and the other has not.
 
-    Columns: id, in_a, in_b (what the other folder's ledger says of the row: `kept`, a step, or `not read`), reason, source.
+    Columns: id, in_a, in_b (what each ledger says of the row: `kept`, `kept, flipped`, a step, or `not read`), reason, source.
     """
     ledgers = []
     for folder in (a, b):
         open_folder(folder)
-        kept_first = read_parquet(folder / "ledger.parquet").sort(pl.col("step") != "kept", "id", "copy")
+        kept_first = read_parquet(folder / "ledger.parquet").sort(~pl.col("step").is_in([KEPT, FLIPPED]), "id", "copy")
         ledgers.append(kept_first.unique("id", keep="first", maintain_order=True).select("id", "step", "reason", "source"))
     both = ledgers[0].join(ledgers[1], on="id", how="full", coalesce=True, suffix="_b")
     table = both.select(
@@ -96,4 +102,5 @@ def diff(a: Path, b: Path) -> pl.DataFrame:
         reason=pl.coalesce("reason", "reason_b"),
         source=pl.coalesce("source", "source_b"),
     )
-    return table.filter((pl.col("in_a") == "kept") != (pl.col("in_b") == "kept")).sort("in_a", "in_b", "id")
+    either_kept = pl.any_horizontal(pl.col("in_a", "in_b").is_in([KEPT, FLIPPED]))
+    return table.filter(either_kept & (pl.col("in_a") != pl.col("in_b"))).sort("in_a", "in_b", "id")

@@ -39,6 +39,9 @@ from assay.files import (
 )
 from assay.pairs.schema import answer_text, conform, number_copies
 
+OUTPUTS = ("kept.parquet", "dropped.parquet", "ledger.parquet")
+KEPT, FLIPPED = "kept", "kept, flipped"
+"""What the ledger says of rows that no step dropped."""
 SMALL = 5_000
 """Below this many rows a process pool costs more than it saves."""
 
@@ -87,10 +90,10 @@ def curate(
     content = _content(pool)
     inputs = [_inputs(step, data_root) for step in steps]
     print_ = fingerprint(content, [s.model_dump() for s in steps], inputs, kernels.VERSION)
-    if is_done(folder, print_):
+    if is_done(folder, print_) and all((folder / name).is_file() for name in OUTPUTS):
         return Curated(folder, read_json(folder / MANIFEST))
-    start_over(folder, print_)
     _check_sources(steps, pool)
+    start_over(folder, print_)
     mapper = _mapper(shards, workers)
     ledger: list[pl.DataFrame] = []
     dropped: list[pl.DataFrame] = []
@@ -165,13 +168,17 @@ def _apply(pool: pl.DataFrame, verdicts: pl.DataFrame, name: str) -> tuple[pl.Da
     """(rows that stay, rows that go, their lines in the ledger); flips and new columns are applied to both."""
     key = ["id", "copy"]
     more = [c for c in verdicts.columns if c not in VERDICT]
-    marked = pool.drop(more, strict=False).join(verdicts.select(*key, "flip", *more).rename({"flip": "_flip"}), on=key, how="left", maintain_order="left")
+    fresh = verdicts.select(*key, "flip", *more).rename({"flip": "_flip", **{c: f"_new_{c}" for c in more}})
+    marked = pool.join(fresh, on=key, how="left", maintain_order="left").with_columns(
+        pl.coalesce(f"_new_{c}", *([c] if c in pool.columns else [])).alias(c) for c in more
+    ).drop([f"_new_{c}" for c in more])
     flip = pl.col("_flip").fill_null(False)
     if verdicts["flip"].any():
         before = pl.col("flipped").fill_null(False) if "flipped" in pool.columns else pl.lit(False)
         marked = marked.with_columns(
             chosen=pl.when(flip).then("rejected").otherwise("chosen"),
             rejected=pl.when(flip).then("chosen").otherwise("rejected"),
+            margin=pl.when(~flip).then("margin"),
             flipped=before ^ flip,
         )
     marked = marked.drop("_flip")
@@ -226,18 +233,25 @@ def _finish(
     steps: Sequence[AnyStep],
     read: int,
 ) -> Curated:
+    flipped = pl.col("flipped") if "flipped" in pool.columns else pl.lit(False)
     stayed = pool.select(
-        "id", "copy", "source", "category", step=pl.lit("kept"), reason=pl.lit(None, pl.String), score=pl.lit(None, pl.Float64), because_of=pl.lit(None, pl.String)
+        "id",
+        "copy",
+        "source",
+        "category",
+        step=pl.when(flipped).then(pl.lit(FLIPPED)).otherwise(pl.lit(KEPT)),
+        reason=pl.lit(None, pl.String),
+        score=pl.lit(None, pl.Float64),
+        because_of=pl.lit(None, pl.String),
     )
     all_dropped = pl.concat(dropped, how="diagonal_relaxed").sort("id", "copy") if dropped else pool.clear()
     all_rows = pl.concat([*ledger, stayed]).sort("id", "copy")
-    kept = pool.with_columns(row_id="id")
+    kept = pool.rename({"copy": "row_copy"}).with_columns(row_id="id")
     if not (pool.height + all_dropped.height == read == all_rows.height == all_rows.select("id", "copy").n_unique()):
         raise RuntimeError(f"rows are lost: {read} read, {pool.height} kept, {all_dropped.height} dropped, {all_rows.height} in the ledger")
-    write_parquet(folder / "kept.parquet", conform(kept).sort("row_id", "copy"))
+    write_parquet(folder / "kept.parquet", conform(kept).sort("row_id", "row_copy"))
     write_parquet(folder / "dropped.parquet", all_dropped)
     write_parquet(folder / "ledger.parquet", all_rows)
-    outputs = ["kept.parquet", "dropped.parquet", "ledger.parquet"]
     manifest = {
         "fingerprint": print_,
         "assay": __version__,
@@ -247,7 +261,7 @@ def _finish(
         "kept": pool.height,
         "dropped": all_dropped.height,
         "accounts": accounts,
-        "sha256": {name: sha256_file(folder / name) for name in outputs},
+        "sha256": {name: sha256_file(folder / name) for name in OUTPUTS},
     }
     write_json(folder / MANIFEST, manifest)
     return Curated(folder, manifest)

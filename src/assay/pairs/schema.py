@@ -25,6 +25,9 @@ COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """The columns every pair table has, in order. Further columns are carried through untouched."""
 
+BOOKKEEPING = {"copy", "prompt_id", "row_id", "row_copy", "flipped"}
+"""Columns that a curation adds for itself, and drops from what it is given."""
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -125,7 +128,7 @@ def number_copies(frame: pl.DataFrame) -> pl.DataFrame:
 
     The order depends on what the rows say and not on where they stood: any shuffle of the input gives the same table.
     """
-    extras = sorted(set(frame.columns) - set(COLUMNS) - {"copy", "prompt_id"})
+    extras = sorted(set(frame.columns) - set(COLUMNS) - BOOKKEEPING)
     order = frame.select(*COLUMNS, *extras).with_columns(
         pl.Series("_key", [_row_key(row) for row in frame.iter_rows(named=True)], dtype=pl.String),
         pl.Series("prompt_id", [prompt_id(p) for (p,) in frame.select("prompt").iter_rows()], dtype=pl.String),

@@ -21,7 +21,7 @@ class CheckpointScorer:
 
     attributes: tuple[str, ...]
 
-    def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 16_384, tick: Tick | None = None) -> None:
+    def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> None:
         self.spec = spec
         self.reward_model, self.contract = checkpoint.load(_folder(spec))
         self.attributes = tuple(self.contract.attributes)

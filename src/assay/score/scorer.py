@@ -40,7 +40,7 @@ class Scorer(Protocol):
         ...
 
 
-def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: int = 16_384, tick: Tick | None = None) -> Scorer:
+def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> Scorer:
     """The scorer that ``spec`` names.
 
     Args:

@@ -20,7 +20,7 @@ class TrainConfig(BaseModel):
     """Optimiser steps; overrides `epochs`."""
     batch_size: int = Field(32, ge=1)
     """Pairs an optimiser step has. Every pair weighs the same, whatever its length."""
-    tokens_per_batch: int = Field(16_384, ge=64)
+    tokens_per_batch: int = Field(4_096, ge=64)
     """Tokens, padding included, that go through the model at once. Bounds the memory; does not change the result."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of AdamW."""

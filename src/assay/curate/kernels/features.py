@@ -2,14 +2,14 @@
 
 import polars as pl
 
-from assay.curate.kernels.text import key, normal
+from assay.curate.kernels.text import key, spaced
 from assay.pairs.schema import answer_text
 
 
 def features(shard: pl.DataFrame) -> pl.DataFrame:
     """One row a pair: id, copy, and
 
-    - prompt_key, chosen_key, rejected_key: names of the normalised texts (the whole prompt, with its roles),
+    - prompt_key, chosen_key, rejected_key: names of the texts up to spacing (the whole prompt, with its roles, also up to case),
     - chosen_chars, rejected_chars: lengths of the answers in characters.
     """
     rows = []
@@ -19,9 +19,9 @@ def features(shard: pl.DataFrame) -> pl.DataFrame:
             (
                 id_,
                 copy,
-                key(*(f"{m['role']} {normal(m['content'])}" for m in prompt)),
-                _answer_key(better),
-                _answer_key(worse),
+                key(*(f"{m['role']} {spaced(m['content']).casefold()}" for m in prompt)),
+                key(spaced(better)),
+                key(spaced(worse)),
                 len(better),
                 len(worse),
             )
@@ -38,8 +38,3 @@ FEATURES = {
     "chosen_chars": pl.Int64,
     "rejected_chars": pl.Int64,
 }
-
-
-def _answer_key(text: str) -> str:
-    """Answers that differ only in spacing are the same; in code and in arithmetic a punctuation mark is an answer."""
-    return key(" ".join(text.split()))

@@ -38,7 +38,7 @@ class Hit:
     coverage: float
     """The share of the reference's different n-grams that the text contains, 0 to 1."""
     span: str
-    """The longest run of words they have in common."""
+    """The longest run of words of the reference of which the text has every n-gram."""
 
 
 def index(texts: Sequence[str], n: int) -> Reference:

@@ -7,12 +7,22 @@ from collections.abc import Iterable
 
 from assay.pairs.schema import Message
 
-_WORD = re.compile(r"\w+")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
+"""Scripts written without spaces: Chinese characters and Japanese syllables. Each counts as a word."""
 
 
 def words(text: str) -> list[str]:
     """The words of a text, case folded, NFKC, without punctuation; line breaks and spacing make no difference."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    folded = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded).split()
+
+
+def spaced(text: str) -> str:
+    """A text with one space wherever it has any. Unlike ``normal`` it keeps every sign: in code and arithmetic a sign is the answer."""
+    return " ".join(text.split())
 
 
 def normal(text: str) -> str:

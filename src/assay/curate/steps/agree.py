@@ -4,7 +4,7 @@ What a model that never saw a row ranks the other way round is more often mislab
 two-stage filter of Skywork-Reward (arXiv 2410.18451, section 3). By default the model is cross-fitted: the prompts are dealt into
 folds, and each fold is judged by a model trained on the others. With ``train_on: others`` (and ``only``) one model is trained on
 the sources that are not judged, as the paper does for its adversarial safety pairs. The step adds the columns agree_chosen,
-agree_rejected, agree_mean and agree_margin to every judged row, so that a later ``select`` can rank by them.
+agree_rejected, agree_mean and agree_margin to every judged row (of a flipped row, as it stands after the flip), so that a later ``select`` can rank by them.
 """
 
 from typing import Literal
@@ -41,22 +41,23 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         raise AssayError('step `agree` trains a reward model: pip install "assay[train]"')
     scored = _by_others(rows, config, context) if config.train_on == "others" else _by_folds(rows, config, context)
     difference = pl.col("chosen_score") - pl.col("rejected_score")
-    scored = scored.with_columns(
-        agree_chosen="chosen_score",
-        agree_rejected="rejected_score",
+    if not scored.select(difference.is_finite().all()).item():
+        raise AssayError("step `agree`: the judging model gave scores that are not finite, its training diverged; lower curate.agree.fit.learning_rate")
+    right = difference > config.margin
+    wrong_enough = pl.lit(config.action == "flip") & ~right & (difference < -config.flip_below)
+    marked = scored.with_columns(difference=difference, right=right, turn=wrong_enough).with_columns(
+        agree_chosen=pl.when("turn").then("rejected_score").otherwise("chosen_score"),
+        agree_rejected=pl.when("turn").then("chosen_score").otherwise("rejected_score"),
         agree_mean=(pl.col("chosen_score") + pl.col("rejected_score")) / 2,
-        agree_margin=difference,
+        agree_margin=pl.when("turn").then(-difference).otherwise(difference),
     )
-    right = pl.col("agree_margin") > config.margin
-    flip = pl.lit(config.action == "flip") & ~right & (pl.col("agree_margin") < -config.flip_below)
-    flipped = pl.when(flip).then(-pl.col("agree_margin")).otherwise(pl.col("agree_margin"))
     return verdicts(
-        scored.with_columns(agree_margin=flipped),
-        keep=right | flip,
-        reason=pl.format("a model trained on the others says margin {}", pl.col("agree_margin").round(3)),
-        score=difference,
+        marked,
+        keep=pl.col("right") | pl.col("turn"),
+        reason=pl.format("a model trained on the others says margin {}", pl.col("difference").round(3)),
+        score=pl.col("difference"),
         because_of=pl.col("judged_by"),
-        flip=flip,
+        flip=pl.col("turn"),
         more=["agree_chosen", "agree_rejected", "agree_mean", "agree_margin"],
     )
 

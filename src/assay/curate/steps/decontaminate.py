@@ -40,7 +40,7 @@ class Config(StepConfig):
 
 
 def references(config: Config, data_root: Path | None) -> pl.DataFrame:
-    """The benchmark prompts: columns benchmark, row, text.
+    """The benchmark prompts: columns benchmark, row (counted over all files of the benchmark), text.
 
     Raises:
         AssayError: a benchmark cannot be opened or its rows have no prompt.
@@ -48,10 +48,10 @@ def references(config: Config, data_root: Path | None) -> pl.DataFrame:
     found: list[tuple[str, int, str]] = []
     for name, source in sorted(config.against.items()):
         before = len(found)
-        for row in sources.rows(source, split=config.split, data_root=data_root):
+        for number, row in enumerate(sources.rows(source, split=config.split, data_root=data_root), start=1):
             text = _prompt(row.value) if row.value else None
             if text and text.strip():
-                found.append((name, row.number, text))
+                found.append((name, number, text))
         if len(found) == before:
             raise AssayError(f"step `decontaminate`: no row of {source} has a prompt (prompt, question, instruction, messages, or chosen and rejected)")
     frame = pl.DataFrame(found, schema={"benchmark": pl.String, "row": pl.Int64, "text": pl.String}, orient="row")

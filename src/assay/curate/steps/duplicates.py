@@ -1,6 +1,6 @@
 """Exact duplicates: of the rows with the same key, the best one stays.
 
-Texts are compared in a normal form (prompts by their words, answers up to spacing). With the key ``unordered`` two rows that give the
+Texts are compared up to spacing, prompts also up to case. With the key ``unordered`` two rows that give the
 same two answers in opposite order are twins as well: run ``contradictions`` first if such rows are to be judged as what they are.
 """
 
@@ -33,12 +33,12 @@ KEYS = {
 
 def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     """Drop all but the best row of each group of equal keys, naming the one that stays."""
-    keyed = rows.join(context.map(features, rows), on=["id", "copy"]).with_columns(
+    valued = rows.select("id", "copy", _best=_value(rows, config.best))
+    keyed = valued.join(context.map(features, rows), on=["id", "copy"]).with_columns(
         low_key=pl.min_horizontal("chosen_key", "rejected_key"), high_key=pl.max_horizontal("chosen_key", "rejected_key")
     )
     key = KEYS[config.key]
-    value = _value(rows, config.best)
-    ranked = keyed.with_columns(_best=value).sort(
+    ranked = keyed.sort(
         [*key, "_best", "id", "copy"], descending=[False] * len(key) + [True, False, False], nulls_last=True
     )
     first = ranked.with_columns(

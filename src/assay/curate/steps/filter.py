@@ -26,11 +26,15 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     """Drop the rows whose value is not among those that stay."""
     if config.column not in rows.columns:
         raise AssayError(f"step `filter`: the rows have no column `{config.column}`.{did_you_mean(config.column, rows.columns)} Columns: {', '.join(rows.columns)}")
-    wanted = [_text(value) for value in config.values]
-    text = rows[config.column].cast(pl.String).str.to_lowercase().fill_null("(none)")
-    judged = rows.select("id", "copy").with_columns(text=text)
-    return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=pl.format(f"{config.column} is {{}}", "text"))
+    column = rows[config.column]
+    if column.dtype.is_nested():
+        raise AssayError(f"step `filter`: the column `{config.column}` holds {column.dtype}, expected texts, numbers or booleans")
+    wanted = {_text(value) for value in config.values}
+    judged = rows.select("id", "copy").with_columns(text=pl.Series([_text(v) for v in column], dtype=pl.String))
+    reason = pl.concat_str(pl.lit(f"{config.column} is "), "text")
+    return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=reason)
 
 
-def _text(value: str | bool | float) -> str:
-    return str(value).lower()
+def _text(value: object) -> str:
+    """A value as text, so that 1 and 1.0, true and True, Math and math are the same."""
+    return "(none)" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -47,10 +47,11 @@ class Config(StepConfig):
 def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     """Mark every row with its rank in its group; drop those beyond the group's share."""
     category = pl.col("category").fill_null("(no category)")
-    group, share = category if not config.pool_others else pl.lit("others"), pl.lit(config.others)
+    group = pl.lit("other categories") if config.pool_others else pl.concat_str(pl.lit("category "), category.str.to_lowercase())
+    share = pl.lit(config.others)
     for named in reversed(config.groups):
         member = category.str.to_lowercase().is_in([c.lower() for c in named.categories])
-        group = pl.when(member).then(pl.lit(named.name)).otherwise(group)
+        group = pl.when(member).then(pl.lit(f"group {named.name}")).otherwise(group)
         share = pl.when(member).then(pl.lit(named.keep)).otherwise(share)
     offset = pl.col("source").replace_strict(config.offsets, default=0.0, return_dtype=pl.Float64) if config.offsets else pl.lit(0.0)
     scored = rows.select(
