@@ -33,8 +33,10 @@ TEST_CAPS = {"train_truthfulqa": 800}
 CAP, TEST_CAP, EVAL_CAP = 300, 50, 40
 SEEDS = (0, 1, 2)
 NOISE = (0.0, 0.25)
-JUDGE = TrainConfig(model="minilm", max_length=192, max_steps=80, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
-CONFIG = JUDGE.model_copy(update={"max_length": 128, "max_steps": 70})
+JUDGE = TrainConfig(model="minilm", max_length=192, max_steps=80, batch_size=32, tokens_per_batch=16_384, learning_rate=1e-4, warmup=0.1, validation=0.0)
+CONFIG = JUDGE.model_copy(update={"max_length": 128, "max_steps": 60, "tokens_per_batch": 4_096})
+SAME = 5
+"""Arms that differ from the curated set in fewer rows than this are not trained again."""
 KEEP = 0.7
 
 
@@ -111,6 +113,8 @@ def jobs(data: Path, folder: Path) -> Iterator[tuple[float, str, int, Path]]:
         pool = read_parquet(folder / f"pool-{noise}.parquet")
         sets: dict[str, Any] = {"everything": pool, **curated_sets(data, folder, noise)}
         for name, pairs in sets.items():
+            if name.startswith("curated without") and differing(pairs, sets["curated"]) < SAME:
+                pairs = sets[name] = sets["curated"]
             write_parquet(folder / "arms" / f"{noise}-{name.replace(' ', '-')}.parquet", pairs)
         size = sets["curated"].height
         for seed in SEEDS:
@@ -119,6 +123,11 @@ def jobs(data: Path, folder: Path) -> Iterator[tuple[float, str, int, Path]]:
             yield noise, "random sample", seed, drawn
             for name in sets:
                 yield noise, name, seed, folder / "arms" / f"{noise}-{name.replace(' ', '-')}.parquet"
+
+
+def differing(a: pl.DataFrame, b: pl.DataFrame) -> int:
+    """How many rows one set has and the other has not."""
+    return len(set(a["id"]) ^ set(b["id"]))
 
 
 def one_run(seed: int, pairs: Path, folder: Path) -> dict[str, Any]:

@@ -285,6 +285,31 @@ def test_rated_answers_need_not_stand_together(tmp_path: Path) -> None:
     assert reasons(reading) == [(5, "neither the best nor the worst answer to its prompt")]
 
 
+def test_rated_answers_of_a_prompt_may_lie_in_two_files(tmp_path: Path) -> None:
+    jsonl(tmp_path / "set" / "a.jsonl", [helpsteer("A", "a", 1), helpsteer("B", "a", 1)])
+    jsonl(tmp_path / "set" / "b.jsonl", [helpsteer("B", "b", 0), helpsteer("A", "b", 2), helpsteer("A", "c", 1.5)])
+    reading = counted(read(tmp_path / "set"), 5)
+    found = {p: (r["chosen"], r["rejected"], r["margin"], r["source"]) for p, r in by_prompt(reading).items()}
+    assert found == {"A": ([bot("b")], [bot("a")], 1.0, "set"), "B": ([bot("a")], [bot("b")], 1.0, "set")}
+    assert [(a["file"], a["row"], a["reason"]) for a in reading.aside] == [
+        (str(tmp_path / "set" / "b.jsonl"), 3, "neither the best nor the worst answer to its prompt")
+    ]
+
+
+def test_rated_answers_pair_up_beside_files_of_pairs(tmp_path: Path) -> None:
+    jsonl(tmp_path / "set" / "a.jsonl", [helpsteer("A", "a", 1)])
+    jsonl(tmp_path / "set" / "b.jsonl", MINIMAL["explicit prompt"])
+    jsonl(tmp_path / "set" / "c.jsonl", [helpsteer("A", "b", 2)])
+    assert set(by_prompt(counted(read(tmp_path / "set"), 3))) == {"A", "Hi?"}
+
+
+def test_an_unusable_answer_leaves_the_others_of_its_prompt(tmp_path: Path) -> None:
+    rows = [helpsteer("A", "", 4), helpsteer("A", "a", 3), helpsteer("A", "b", 1), helpsteer("A", "c", float("nan"))]
+    reading = got(tmp_path, rows, "ratings")
+    assert turns(reading) == ([user("A")], [bot("a")], [bot("b")])
+    assert reasons(reading) == [(1, "response is empty"), (4, "helpfulness is not finite")]
+
+
 def test_helpsteer_prompt_of_several_turns(tmp_path: Path) -> None:
     prompt = "One?\n<extra_id_1>Assistant\n1\n<extra_id_1>User\nTwo?"
     reading = got(tmp_path, [helpsteer(prompt, "2", 4), helpsteer(prompt, "3", 0)], "ratings")
@@ -487,6 +512,21 @@ def test_columns_are_renamed_first(tmp_path: Path) -> None:
     assert reading.pairs["category"].to_list() == ["chat"]
 
 
+def test_a_renamed_column_takes_the_place_of_one_of_that_name(tmp_path: Path) -> None:
+    for row in ({"question": "Hi?", "prompt": "old"}, {"prompt": "old", "question": "Hi?"}):
+        assert turns(got(tmp_path, [{**row, "chosen": "yes", "rejected": "no"}], "explicit prompt", columns={"question": "prompt"})) == YES_NO
+
+
+def test_columns_can_change_places(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi?", "chosen": "no", "rejected": "yes"}]
+    assert turns(got(tmp_path, rows, "explicit prompt", columns={"chosen": "rejected", "rejected": "chosen"})) == YES_NO
+
+
+def test_a_column_to_be_renamed_may_be_missing_in_some_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi?", "chosen": "yes", "rejected": "no"}, {"question": "Ho?", "chosen": "yes", "rejected": "no"}]
+    assert list(by_prompt(got(tmp_path, rows, "explicit prompt", columns={"question": "prompt"}))) == ["Hi?", "Ho?"]
+
+
 def test_limit(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(5)]
     reading = counted(read(jsonl(tmp_path / "set.jsonl", rows), limit=3), 3)
@@ -519,6 +559,38 @@ def test_hub_id_in_the_data_root(way: str, tmp_path: Path, monkeypatch: pytest.M
     assert reading.pairs["source"].to_list() == ["name"]
 
 
+COPIES: dict[str, list[str]] = {
+    "beside each other": ["train.jsonl", "validation.jsonl"],
+    "as the hub names them": ["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/validation-00000-of-00001.jsonl"],
+    "in folders": ["train/0.jsonl", "validation/0.jsonl"],
+    "of several configurations": ["a/train.jsonl", "a/validation.jsonl", "b/train.jsonl", "b/validation.jsonl"],
+}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("name", COPIES)
+def test_only_the_split_of_a_copy_is_read(name: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in COPIES[name]:
+        jsonl(tmp_path / "root" / "owner" / "name" / file, [{"prompt": file, "chosen": "yes", "rejected": "no"}])
+    wanted = [file for file in COPIES[name] if split in file]
+    reading = counted(read("owner/name", data_root=tmp_path / "root", split=split), len(wanted))
+    assert list(by_prompt(reading)) == wanted
+
+
+def test_split_does_not_matter_where_no_file_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("harmless", "helpful"):
+        jsonl(tmp_path / "root" / "owner" / "name" / f"{file}.jsonl", [{"prompt": file, "chosen": "yes", "rejected": "no"}])
+    assert list(by_prompt(read("owner/name", data_root=tmp_path / "root", split="test"))) == ["harmless", "helpful"]
+
+
+def test_split_does_not_matter_in_a_plain_folder(tmp_path: Path) -> None:
+    for file in ("train", "test"):
+        jsonl(tmp_path / "set" / f"{file}.jsonl", [{"prompt": file, "chosen": "yes", "rejected": "no"}])
+    assert list(by_prompt(read(tmp_path / "set"))) == ["test", "train"]
+
+
 def test_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -543,18 +615,60 @@ def test_tick_counts_rows(tmp_path: Path) -> None:
 
 def test_written_pairs_read_back_the_same(tmp_path: Path) -> None:
     first = got(tmp_path, [magpie("Hi?", [0.25, 0.5]), magpie("Ho?", [0.5, 0.125])], "magpie")
-    first.write(tmp_path / "out")
+    first.write(tmp_path / "out", "f00d")
     again = read(tmp_path / "out" / "pairs.parquet")
     names = [name for name in first.pairs.columns if name != "source_id"]
     assert again.pairs.select(names).equals(first.pairs.select(names))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest == {"rows_read": 2, "rows_used": 2, "rows_aside": 0, "pairs": 2, "reasons": {}, "formats": first.formats}
+    assert manifest == {"rows_read": 2, "rows_used": 2, "rows_aside": 0, "pairs": 2, "reasons": {}, "formats": first.formats, "fingerprint": "f00d"}
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_reading_back_changes_nothing(name: str, tmp_path: Path) -> None:
+    extras = {"id": 7, "category": "chat", "topic": {"a": [1]}, "score_of": 1, "margin": 2}
+    first = got(tmp_path, [{**row, **extras} for row in MINIMAL[name]], name)
+    first.write(tmp_path / "one", "f00d")
+    second = counted(read(tmp_path / "one" / "pairs.parquet", strict=True), first.pairs.height)
+    assert second.formats == {str(tmp_path / "one" / "pairs.parquet"): "explicit prompt"}
+    assert second.pairs.schema == first.pairs.schema
+    assert second.pairs.equals(first.pairs)
+    second.write(tmp_path / "two", "f00d")
+    assert (tmp_path / "two" / "pairs.parquet").read_bytes() == (tmp_path / "one" / "pairs.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_a_folder_that_was_written_reads_back(name: str, tmp_path: Path) -> None:
+    first = got(tmp_path, [*MINIMAL[name], {"prompt": "Hi?"}], name)
+    assert len(first.aside) == 1
+    first.write(tmp_path / "out", "f00d")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["aside.jsonl", "manifest.json", "pairs.parquet"]
+    again = counted(read(tmp_path / "out", strict=True), first.pairs.height)
+    assert list(again.formats) == [str(tmp_path / "out" / "pairs.parquet")]
+    assert "source_id" not in again.pairs.columns
+    assert again.pairs.equals(first.pairs)
+
+
+@pytest.mark.parametrize("describing", ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json", "set.aside.jsonl", ".cache/old.jsonl"])
+@pytest.mark.parametrize("text", ['{"train": 1}', "[]", "not JSON"])
+def test_files_that_describe_a_folder_are_not_data(describing: str, text: str, tmp_path: Path) -> None:
+    jsonl(tmp_path / "set" / "part.jsonl", MINIMAL["explicit prompt"])
+    path = tmp_path / "set" / describing
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    assert turns(counted(read(tmp_path / "set"), 1)) == YES_NO
+
+
+def test_huge_integers_in_other_columns_are_carried(tmp_path: Path) -> None:
+    rows = [{"id": 10**400, "prompt": "Hi?", "chosen": "yes", "rejected": "no", "seed": seed} for seed in (1, 2**63, 10**400)]
+    reading = got(tmp_path, rows, "explicit prompt")
+    assert reading.pairs["source_id"].to_list() == [str(10**400)] * 3
+    assert reading.pairs["seed"].to_list() == ["1", str(2**63), str(10**400)]
 
 
 def test_aside_is_written_with_file_row_reason_and_raw(tmp_path: Path) -> None:
     rows = [*MINIMAL["explicit prompt"], {"prompt": "Hi?", "chosen": "yes", "rejected": "yes"}]
     reading = got(tmp_path, rows, "explicit prompt")
-    reading.write(tmp_path / "out")
+    reading.write(tmp_path / "out", "f00d")
     (line,) = (tmp_path / "out" / "aside.jsonl").read_text().splitlines()
     assert json.loads(line) == {"file": str(tmp_path / "set.jsonl"), "row": 2, "reason": "identical answers", "raw": json.dumps(rows[1])}
 

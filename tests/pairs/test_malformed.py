@@ -102,19 +102,20 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
     ),
     "gzip that is not": ("set.jsonl.gz", LINE, "{path}: not a readable gzip file (Not a gzipped file (b'{{\"'))"),
     "json gzip that is not": ("set.json.gz", line([GOOD]), "{path}: not a readable gzip file (Not a gzipped file (b'[{{'))"),
-    "jsonl that is gzip": ("set.jsonl", gzip.compress(LINE), "{path}: is a gzip file, not JSON lines; give it the suffix of its type"),
-    "jsonl that is parquet": ("set.jsonl", parquet(), "{path}: is a Parquet file, not JSON lines; give it the suffix of its type"),
-    "jsonl that is zip": ("set.jsonl", b"PK\x03\x04....", "{path}: is a zip file, not JSON lines; give it the suffix of its type"),
+    "jsonl that is gzip": ("set.jsonl", gzip.compress(LINE), "{path}: holds gzip data, not JSON; give it the suffix of its type"),
+    "jsonl that is parquet": ("set.jsonl", parquet(), "{path}: holds Parquet data, not JSON; give it the suffix of its type"),
+    "jsonl that is zip": ("set.jsonl", b"PK\x03\x04....", "{path}: holds zip data, not JSON; give it the suffix of its type"),
     "json that is jsonl": ("set.json", LINE * 2, "{path}: not JSON (Extra data, line 2, column 1); it looks like JSON lines: name it .jsonl"),
     "json cut short": ("set.json", b'[{"prompt": "Hi?"', "{path}: not JSON (Expecting ',' delimiter, line 1, column 18)"),
     "json of spaces": ("set.json", b"  \n", "{path}: not JSON (Expecting value, line 2, column 1)"),
-    "json not UTF-8": ("set.json", b'[{"prompt": "caf\xe9"}]', "{path}: not UTF-8 (byte 17)"),
-    "json too deep": ("set.json", b"[" * 100_000, "{path}: not readable JSON (nested too deeply)"),
+    "json not UTF-8": ("set.json", b'[{"prompt": "caf\xe9"}]', "{path}: not UTF-8 (byte 17); save it as UTF-8"),
+    "json too deep": ("set.json", b"[" * 100_000, "{path}: not JSON (nested too deeply)"),
+    "json with a number of too many digits": ("set.json", b'[{"prompt": ' + b"1" * 5_000 + b"}]", "{path}: not JSON (a number of too many digits)"),
     "json of a number": ("set.json", b"5", "{path}: expected a list of rows, found a number"),
-    "json of a string": ("set.json", b'"rows"', "{path}: expected a list of rows, found a string"),
+    "json of a string": ("set.json", b'"rows"', "{path}: expected a list of rows, found text"),
     "json of null": ("set.json", b"null", "{path}: expected a list of rows, found null"),
     "json of true": ("set.json", b"true", "{path}: expected a list of rows, found a boolean"),
-    "json of numbers": ("set.json", b"[1, 2]", "{path}: none of the 2 rows could be read; most often: not an object but a number"),
+    "json of numbers": ("set.json", b"[1, 2]", "{path}: no row could be read, of 2; most often: not an object but a number"),
     "object with no list": ("set.json", b'{"version": "1.0", "rows": 5}', "{path}: " + ROWS_WANTED + " version, rows"),
     "object with two lists": ("set.json", line({"train": [GOOD], "test": [GOOD]}), "{path}: " + ROWS_WANTED + " train, test"),
     "object with nothing": ("set.json", b"{}", "{path}: " + ROWS_WANTED + " (none)"),
@@ -126,13 +127,13 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
     "unknown columns of a parquet": ("set.parquet", parquet(TABLE.select(["prompt"])), "{path}: no known format has the keys prompt. " + RENAME),
     "one answer only": ("set.jsonl", line({"prompt": "Hi?", "chosen": "yes"}), "{path}: no known format has the keys prompt, chosen. " + RENAME),
     "rows without keys": ("set.jsonl", b"{}\n{}\n", "{path}: no known format has the keys (none). " + RENAME),
-    "no line is JSON": ("set.jsonl", b"hello\nhello\n", "{path}: none of the 2 rows could be read; most often: not JSON (Expecting value, column 1)"),
-    "UTF-16": ("set.jsonl", json.dumps(GOOD).encode("utf-16-le"), "{path}: none of the 1 rows could be read; most often: not JSON (Expecting property name enclosed in double quotes, column 2)"),
-    "every pair identical": ("set.jsonl", line({**GOOD, "rejected": "yes"}), "{path}: none of the 1 rows could be read; most often: identical answers"),
+    "no line is JSON": ("set.jsonl", b"hello\nhello\n", "{path}: no row could be read, of 2; most often: not JSON (Expecting value, column 1)"),
+    "UTF-16": ("set.jsonl", json.dumps(GOOD).encode("utf-16-le"), "{path}: no row could be read, of 1; most often: not JSON (Expecting property name enclosed in double quotes, column 2)"),
+    "every pair identical": ("set.jsonl", line({**GOOD, "rejected": "yes"}), "{path}: no row could be read, of 1; most often: identical answers"),
     "no prompt has two answers": (
         "set.jsonl",
         line({"prompt": "Hi?", "response": "yes", "helpfulness": 4}),
-        "{path}: none of the 1 rows could be read; most often: only one answer to its prompt",
+        "{path}: no row could be read, of 1; most often: only one answer to its prompt",
     ),
 }
 
@@ -199,14 +200,14 @@ def test_unknown_format(given: str, hint: str, tmp_path: Path) -> None:
 def test_format_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_bytes(LINE)
-    message = f"{path}: none of the 1 rows could be read; most often: no rating `helpfulness`"
+    message = f"{path}: no row could be read, of 1; most often: no rating `helpfulness`"
     assert refused(lambda: read(path, format="ratings")) == message
 
 
 def test_attribute_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_bytes(line({"prompt": "Hi?", "response": "yes", "helpfulness": 4}))
-    assert refused(lambda: read(path, attribute="quality")) == f"{path}: none of the 1 rows could be read; most often: no rating `quality`"
+    assert refused(lambda: read(path, attribute="quality")) == f"{path}: no row could be read, of 1; most often: no rating `quality`"
 
 
 def test_hub_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,15 +291,18 @@ BROKEN_LINES: dict[str, tuple[bytes, str]] = {
     "two rows on a line": (b"{} {}", "not JSON (Extra data, column 4)"),
     "control character": (b'{"prompt": "a\tb"}', "not JSON (Invalid control character at, column 14)"),
     "nested too deeply": (b"[" * 100_000, "not JSON (nested too deeply)"),
+    "a number of too many digits": (b'{"prompt": ' + b"1" * 5_000 + b"}", "not JSON (a number of too many digits)"),
     "a list": (b"[1, 2]", "not an object but a list"),
     "a number": (b"5", "not an object but a number"),
-    "a string": (b'"Hi?"', "not an object but a string"),
+    "a string": (b'"Hi?"', "not an object but text"),
     "a boolean": (b"true", "not an object but a boolean"),
     "null": (b"null", "not an object but null"),
     "not UTF-8": (b'{"prompt": "caf\xe9"}', "not UTF-8 (byte 16)"),
     "half a UTF-8 character": (b'{"prompt": "\xe2\x82"}', "not UTF-8 (byte 13)"),
     "no keys": (b"{}", "no `prompt`"),
 }
+
+CARRIED = ("topic", "category", "subset", "source")
 
 BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     "prompt null": ("explicit", {"prompt": None}, "no `prompt`"),
@@ -342,31 +346,55 @@ BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     ),
     "system in the middle": ("explicit", {"prompt": [user("Hi?"), system("Be short."), user("Ho?")]}, "broken roles: a system turn at position 2 of the prompt"),
     "two systems": ("explicit", {"prompt": [system("a"), system("b"), user("Ho?")]}, "broken roles: a system turn at position 2 of the prompt"),
-    "prompt of a system only": ("explicit", {"prompt": [system("Be short.")]}, "broken roles: the prompt ends with a system turn"),
-    "prompt ends with the assistant": ("explicit", {"prompt": [user("Hi?"), bot("ha")]}, "broken roles: the prompt ends with a assistant turn"),
-    "answer by the user": ("explicit", {"chosen": [user("yes")]}, "broken roles: chosen contains a user turn"),
-    "answer with a user turn": ("explicit", {"rejected": [bot("a"), user("b"), bot("c")]}, "broken roles: rejected contains a user turn"),
+    "prompt of a system only": ("explicit", {"prompt": [system("Be short.")]}, "broken roles: the last turn of the prompt is the system's"),
+    "prompt ends with the assistant": ("explicit", {"prompt": [user("Hi?"), bot("ha")]}, "broken roles: the last turn of the prompt is the assistant's"),
+    "answer by the user": ("explicit", {"chosen": [user("yes")]}, "broken roles: chosen contains a turn of the user"),
+    "answer with a user turn": ("explicit", {"rejected": [bot("a"), user("b"), bot("c")]}, "broken roles: rejected contains a turn of the user"),
     "answer of a tool only": ("explicit", {"chosen": [tool("4")]}, "chosen is empty"),
-    "whole conversation on one side": ("explicit", {"chosen": [user("Hi?"), bot("yes")]}, "broken roles: chosen contains a user turn"),
+    "whole conversation on one side": ("explicit", {"chosen": [user("Hi?"), bot("yes")]}, "broken roles: chosen contains a turn of the user"),
     "NUL in the prompt": ("explicit", {"prompt": "a\0b"}, "prompt contains a NUL character"),
     "NUL in an answer": ("explicit", {"chosen": "a\0b"}, "chosen contains a NUL character"),
     "NUL in a message": ("explicit", {"chosen": [bot("a\0b")]}, "chosen[0].content contains a NUL character"),
     "lone surrogate": ("explicit", {"rejected": "a\ud800"}, "rejected contains a lone surrogate"),
     "lone surrogate in a message": ("explicit", {"prompt": [user("\udfff")]}, "prompt[0].content contains a lone surrogate"),
+    **{f"lone surrogate in {c}": ("explicit", {c: "a\ud800"}, f"{c} contains a lone surrogate") for c in CARRIED},
+    **{f"NUL in {c}": ("explicit", {c: "a\0b"}, f"{c} contains a NUL character") for c in CARRIED},
+    "lone surrogate inside an extra column": ("explicit", {"topic": {"a": ["\udfff"]}}, "topic contains a lone surrogate"),
+    "lone surrogate in a key of an extra column": ("explicit", {"topic": {"\udfff": 1}}, "topic contains a lone surrogate"),
+    "lone surrogate in the name of a column": ("explicit", {"topic\ud800": 1}, "the name of a column contains a lone surrogate"),
+    "NUL in the name of a column": ("explicit", {"topic\0": 1}, "the name of a column contains a NUL character"),
+    "lone surrogate in the id": ("explicit", {"id": "a\ud800"}, "source_id contains a lone surrogate"),
+    "lone surrogate in a category under another name": ("magpie-ultra", {"primary_tag": "\ud800"}, "category contains a lone surrogate"),
     "margin NaN": ("explicit", {"margin": float("nan")}, "margin is not finite"),
     "margin infinite": ("explicit", {"margin": float("-inf")}, "margin is not finite"),
     "margin nan as text": ("explicit", {"margin": "nan"}, "margin is not finite"),
     "margin a word": ("explicit", {"margin": "high"}, "margin is not a number"),
     "margin a boolean": ("explicit", {"margin": True}, "margin is not a number"),
+    **{
+        f"{column} {name}": ("explicit", {column: value}, f"{column} is {reason}")
+        for column in ("margin", "weight")
+        for name, value, reason in (
+            ("a list", [1], "not a number"),
+            ("an object", {"a": 1}, "not a number"),
+            ("an empty text", "", "not a number"),
+            ("too large for float32", 1e39, "not finite"),
+            ("too large for float32 and negative", -1e39, "not finite"),
+            ("too large for float32 as text", "1e39", "not finite"),
+            ("an integer too large for a float", 10**400, "not finite"),
+        )
+    },
+    "weight a word": ("explicit", {"weight": "heavy"}, "weight is not a number"),
+    "weight a boolean": ("explicit", {"weight": False}, "weight is not a number"),
+    "weight NaN": ("explicit", {"weight": float("nan")}, "weight is not finite"),
     "conversations share no prompt": ("implicit", {"rejected": [user("Ho?"), bot("no")]}, "the two conversations share no prompt"),
     "identical conversations": ("implicit", {"rejected": [user("Hi?"), bot("yes")]}, "identical answers"),
     "conversations part at the user": (
         "implicit",
         {"chosen": [user("a"), bot("b"), user("c"), bot("d")], "rejected": [user("a"), bot("b"), user("e"), bot("d")]},
-        "broken roles: the prompt ends with a assistant turn",
+        "broken roles: the last turn of the prompt is the assistant's",
     ),
     "conversation without an answer": ("implicit", {"rejected": [user("Hi?")]}, "broken roles: rejected has no assistant turn"),
-    "conversation ends with two user turns": ("implicit", {"rejected": [user("Hi?"), user("no")]}, "broken roles: rejected contains a user turn"),
+    "conversation ends with two user turns": ("implicit", {"rejected": [user("Hi?"), user("no")]}, "broken roles: rejected contains a turn of the user"),
     "conversation null": ("implicit", {"chosen": None}, "no `chosen`"),
     "conversation empty": ("implicit", {"chosen": []}, "chosen is an empty list, expected a list of messages"),
     "hh without a human turn": ("hh", {"chosen": "yes"}, "chosen does not begin with a `Human:` turn"),
@@ -374,7 +402,37 @@ BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     "hh with another question": ("hh", {"chosen": "\n\nHuman: Ho?\n\nAssistant: yes"}, "the two conversations share no prompt"),
     "hh with an empty answer": ("hh", {"rejected": "\n\nHuman: Hi?\n\nAssistant:"}, "rejected is empty"),
     "hh without an answer": ("hh", {"rejected": "\n\nHuman: Hi?"}, "broken roles: rejected has no assistant turn"),
-    "completions a number": ("nemo", {"completions": 5}, "`completions` is not a list of {rank, completion}"),
+    "completions a number": ("nemo", {"completions": 5}, "`completions` is a number, expected a list"),
+    **{
+        f"{kind} {key} {name}": (kind, {key: value}, f"`{key}` is {name}, expected a list")
+        for kind, key in (
+            ("nemo", "completions"),
+            ("ultra", "completions"),
+            ("rb2", "chosen"),
+            ("rb2", "rejected"),
+            ("magpie", "responses"),
+            ("magpie", "rewards_armorm"),
+            ("alpaca", "history"),
+        )
+        for name, value in (("text", "abc"), ("a boolean", True), ("an object", {"a": 1}))
+    },
+    "completions of numbers": ("nemo", {"completions": [0, 1]}, "`completions` is not a list of {rank, completion}"),
+    "context a text": ("nemo", {"context": "Hi?"}, "context is text, expected a list of messages"),
+    "rank too large": ("nemo", {"completions": [{"rank": 10**400, "completion": "yes"}]}, "completions[0].rank is not finite"),
+    "scores apart by more than float32": ("magpie", {"rewards_armorm": [3e38, -3e38]}, "margin is not finite"),
+    "right answers none": ("rb2", {"chosen": []}, "no right or no wrong answer"),
+    "right answer a number": ("rb2", {"chosen": [5]}, "chosen is a number, expected text"),
+    "responses of numbers": ("magpie", {"responses": [5, 6]}, "responses[0] is a number, expected text"),
+    "scores of null": ("magpie", {"rewards_armorm": [None, 1]}, "rewards_armorm[0] is not a number"),
+    "score too large": ("magpie", {"rewards_armorm": [10**400, 1]}, "rewards_armorm[0] is not finite"),
+    "base score a word": ("magpie-ultra", {"score_base": "N/A"}, "score is not a number"),
+    "base score too large": ("magpie-ultra", {"score_base": 10**400}, "score is not finite"),
+    "conversations a text": ("sharegpt", {"conversations": "Hi?"}, "conversations is text, expected a list of messages"),
+    "messages an object": ("swift", {"messages": user("Hi?")}, "messages is an object, expected a list of messages"),
+    "label true": ("two", {"label": True}, "label is True, expected 1 or 2 (the better output)"),
+    "label false": ("two", {"label": False}, "label is False, expected 1 or 2 (the better output)"),
+    "label a list": ("two", {"label": [1]}, "label is [1], expected 1 or 2 (the better output)"),
+    "label between": ("two", {"label": 1.5}, "label is 1.5, expected 1 or 2 (the better output)"),
     "completions null": ("nemo", {"completions": None}, "no `completions`"),
     "completion without a rank": ("nemo", {"completions": [{"completion": [bot("yes")]}]}, "no `rank`"),
     "rank a word": ("nemo", {"completions": [{"rank": "best", "completion": [bot("yes")]}]}, "completions[0].rank is not a number"),
@@ -394,7 +452,7 @@ BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     "completions empty": ("ultra", {"completions": []}, "only one answer to its prompt"),
     "right answer also wrong": ("rb2", {"rejected": ["no", "yes"]}, "identical answers"),
     "wrong answer empty": ("rb2", {"rejected": ["no", ""]}, "rejected is empty"),
-    "fewer responses than scores": ("magpie", {"responses": ["yes"]}, "1 responses but 2 scores"),
+    "fewer responses than scores": ("magpie", {"responses": ["yes"]}, "1 in `responses` but 2 in `rewards_armorm`"),
     "score missing": ("magpie", {"rewards_armorm": [{"score": 0.2}, {}]}, "rewards_armorm[1] is not a number"),
     "scores equal": ("magpie", {"rewards_armorm": [{"score": 0.2}, {"score": 0.2}]}, "answers are rated equal"),
     "responses null": ("magpie", {"responses": None}, "no `responses`"),
@@ -411,7 +469,7 @@ BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     "messages of an answer only": ("swift", {"messages": [bot("yes")]}, "the prompt is empty"),
     "rejected response null": ("swift", {"rejected_response": None}, "no `rejected_response`"),
     "rejected messages of another prompt": ("swift", {"rejected_messages": [user("Ho?"), bot("no")]}, "the two conversations share no prompt"),
-    "sharegpt answer by the human": ("sharegpt", {"chosen": {"from": "human", "value": "yes"}}, "broken roles: chosen contains a user turn"),
+    "sharegpt answer by the human": ("sharegpt", {"chosen": {"from": "human", "value": "yes"}}, "broken roles: chosen contains a turn of the user"),
     "sharegpt answer without a value": ("sharegpt", {"rejected": {"from": "gpt"}}, "rejected.content is null, expected text"),
     "sharegpt system a number": ("sharegpt", {"system": 5}, "system is a number, expected text"),
     "history of texts": ("alpaca", {"history": ["One?", "1"]}, "`history` is not a list of [user, assistant] turns"),
@@ -420,9 +478,26 @@ BROKEN_FIELDS: dict[str, tuple[str, Row, str]] = {
     "instruction empty": ("alpaca", {"instruction": ""}, "the prompt is empty"),
 }
 
+ANOTHER = {
+    "explicit": "no `prompt`",
+    "implicit": "no `chosen`",
+    "hh": "no `chosen`",
+    "nemo": "no `context`",
+    "ultra": "prompt is null, expected text",
+    "rb2": "no `prompt`",
+    "magpie": "no `instruction`",
+    "magpie-ultra": "no `instruction`",
+    "two": "no `instruction`",
+    "swift": "no `messages`",
+    "sharegpt": "no `conversations`",
+    "alpaca": "no `instruction`",
+}
+"""Why a row of no known format does not fit among rows of each kind."""
+
 ROWS: dict[str, tuple[Row, bytes, str]] = {
     **{name: (GOOD, raw, reason) for name, (raw, reason) in BROKEN_LINES.items()},
     **{name: (KINDS[kind], line({**KINDS[kind], **change}), reason) for name, (kind, change, reason) in BROKEN_FIELDS.items()},
+    **{f"another kind of row among {name}": (good, line({"question": "Hi?"}), ANOTHER[name]) for name, good in KINDS.items()},
     "chosen missing": (GOOD, line({"prompt": "Hi?", "rejected": "no"}), "no `chosen`"),
     "rejected missing": (GOOD, line({"prompt": "Hi?", "chosen": "yes"}), "no `rejected`"),
     "label missing": (KINDS["two"], line({k: v for k, v in KINDS["two"].items() if k != "label"}), "label is None, expected 1 or 2 (the better output)"),
@@ -445,7 +520,7 @@ def test_row_goes_aside_and_the_rest_is_read(name: str, tmp_path: Path) -> None:
     assert set(aside) == {"file", "row", "reason", "raw"}
     assert (reading.rows_read, reading.rows_used, reading.reasons()) == (4, 3, {ROWS[name][2]: 1})
     assert reading.pairs["id"].n_unique() == reading.pairs.height / 3
-    reading.write(tmp_path / "out")
+    reading.write(tmp_path / "out", "f00d")
     assert json.loads((tmp_path / "out" / "aside.jsonl").read_text()) == aside
 
 
@@ -478,7 +553,7 @@ def test_json_rows_that_are_no_objects(tmp_path: Path) -> None:
     reading = read(path)
     assert [(a["row"], a["reason"], a["raw"]) for a in reading.aside] == [
         (1, "not an object but a number", "1"),
-        (3, "not an object but a string", '"x"'),
+        (3, "not an object but text", '"x"'),
         (4, "not an object but null", "null"),
         (5, "not an object but a list", "[2]"),
     ]
@@ -497,6 +572,142 @@ def test_long_raw_rows_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_bytes(LINE + b"x" * 5_000)
     assert [len(a["raw"]) for a in read(path).aside] == [2_000]
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({"prompt": "Hi?", "completions": []}, "no `chosen`"),
+        ({"prompt": "Hi?", "chosen": ["yes"], "rejected": ["no"]}, "chosen[0] is text, expected a message"),
+        ({"question": "Hi?"}, "no `prompt`"),
+        ({}, "no `prompt`"),
+        ({"prompt": "Hi?", "response": "yes"}, "no `chosen`"),
+    ],
+)
+def test_one_odd_row_does_not_decide_the_format(odd: Row, reason: str, first: int, tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    rows = [GOOD, GOOD]
+    rows.insert(first, odd)
+    path.write_bytes(b"\n".join(map(line, rows)))
+    reading = read(path)
+    assert (reading.formats, reading.rows_used) == ({str(path): "explicit prompt"}, 2)
+    assert [(a["row"], a["reason"]) for a in reading.aside] == [(first + 1, reason)]
+
+
+def rated(response: Any, helpfulness: Any, prompt: Any = "Hi?") -> Row:
+    return {"prompt": prompt, "response": response, "helpfulness": helpfulness}
+
+
+RATED: dict[str, tuple[Row, str]] = {
+    "response empty": (rated("", 9), "response is empty"),
+    "response of spaces": (rated(" \n", 9), "response is empty"),
+    "response null": (rated(None, 9), "no `response`"),
+    "response a number": (rated(5, 9), "response is a number, expected text"),
+    "response with NUL": (rated("a\0b", 9), "response contains a NUL character"),
+    "response with a lone surrogate": (rated("\ud800", 9), "response contains a lone surrogate"),
+    "response of the user": (rated([user("yes")], 9), "broken roles: response contains a turn of the user"),
+    "rating null": (rated("yes!", None), "no rating `helpfulness`"),
+    "rating a word": (rated("yes!", "good"), "helpfulness is not a number"),
+    "rating a boolean": (rated("yes!", True), "helpfulness is not a number"),
+    "rating NaN": (rated("yes!", float("nan")), "helpfulness is not finite"),
+    "rating too large for float32": (rated("yes!", 1e39), "helpfulness is not finite"),
+    "rating an integer too large for a float": (rated("yes!", 10**400), "helpfulness is not finite"),
+    "prompt null": (rated("yes!", 9, None), "no `prompt`"),
+    "prompt a number": (rated("yes!", 9, 5), "prompt is a number, expected text"),
+    "prompt empty": (rated("yes!", 9, ""), "the prompt is empty"),
+    "prompt that ends with the assistant": (rated("yes!", 9, [user("Hi?"), bot("yes")]), "broken roles: the last turn of the prompt is the assistant's"),
+}
+
+
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("name", RATED)
+def test_rated_answer_goes_aside_and_the_others_pair_up(name: str, at: int, tmp_path: Path) -> None:
+    bad, reason = RATED[name]
+    path = tmp_path / "set.jsonl"
+    rows = [rated("yes", 4), rated("no", 1)]
+    rows.insert(at, bad)
+    path.write_bytes(b"\n".join(map(line, rows)))
+    reading = read(path)
+    assert [(a["row"], a["reason"]) for a in reading.aside] == [(at + 1, reason)]
+    assert (reading.rows_read, reading.rows_used) == (3, 2)
+    assert reading.pairs.select("chosen", "rejected", "margin").rows() == [([bot("yes")], [bot("no")], 3.0)]
+    assert refused(lambda: read(path, strict=True)) == f"{path}, row {at + 1}: {reason}"
+
+
+# Sources.
+
+
+def test_source_without_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "the name of a source is empty; give a file, a folder or a hub id"
+    assert refused(lambda: read("")) == message
+    assert said(capsys, "read", "", "-o", "out.parquet") == message
+
+
+@pytest.mark.parametrize(
+    "source", ["mine/missing", "mine/", "./missing", "../missing", "~/missing", "/missing", "owner/data.csv", "owner/data.jsonl", "owner/data.json.gz", "a/b/c", "missing", " "]
+)
+def test_what_looks_local_is_not_looked_for_on_the_hub(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "mine").mkdir()
+    if source == "mine/":
+        (tmp_path / "mine").rmdir()
+    assert refused(lambda: read(source)) == f"{source}: no such file or folder, and not a hub id of the form owner/name"
+
+
+SPLITS = {
+    "dev": "has no split `dev`, only train, validation",
+    "test": "has no split `test`, only train, validation",
+    "Train": "has no split `Train`, only train, validation",
+    "train[:10]": "has no split `train[:10]`, only train, validation",
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_split_that_a_copy_has_not(split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "root" / "owner" / "name"
+    copy.mkdir(parents=True)
+    for there in ("train", "validation"):
+        (copy / f"{there}.jsonl").write_bytes(LINE)
+    message = f"{copy}: {SPLITS[split]}"
+    assert refused(lambda: read("owner/name", data_root=tmp_path / "root", split=split)) == message
+    assert said(capsys, "read", "owner/name", "-o", "out.parquet", "--data-root", str(tmp_path / "root"), f"--split={split}") == message
+
+
+@pytest.mark.parametrize(("columns", "named"), [(["question=prompt"], "question"), (["question=prompt", "good=chosen"], "question or good")])
+def test_columns_that_no_row_has(columns: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(LINE)
+    message = f"no row has a column {named} to be renamed"
+    assert refused(lambda: read(path, columns=dict(c.split("=") for c in columns))) == message
+    assert said(capsys, "read", str(path), "-o", "out.parquet", *(f"--columns={c}" for c in columns)) == message
+
+
+OUTPUTS = {
+    "pairs into a file": (["read", "set.jsonl", "-o", "plain/out.parquet"], "cannot read or write plain: File exists"),
+    "pairs below a file": (["read", "set.jsonl", "-o", "plain/sub/out.parquet"], "cannot read or write plain/sub: Not a directory"),
+    "pairs into a device": (["read", "set.jsonl", "-o", "/dev/null/out.parquet"], "cannot read or write /dev/null: File exists"),
+    "curation into a file": (["curate", "r.yaml", "-o", "plain"], "cannot read or write plain/read: Not a directory"),
+    "curation below a file": (["curate", "r.yaml", "-o", "plain/sub"], "cannot read or write plain/sub/read: Not a directory"),
+    "scores into a file": (["score", "rule:length", "set.jsonl", "-o", "plain/out.jsonl"], "cannot read or write plain: File exists"),
+    "results into a file": (["evaluate", "rule:length", "--suite", "set=set.jsonl", "-o", "plain"], "cannot read or write plain: File exists"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_output_that_cannot_be_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = OUTPUTS[name]
+    (tmp_path / "plain").write_text("a file")
+    (tmp_path / "set.jsonl").write_bytes(LINE)
+    (tmp_path / "r.yaml").write_text("name: r\nsources: [{path: set.jsonl}]\n")
+    assert said(capsys, *argv) == message
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain", "r.yaml", "set.jsonl"]
+    assert (tmp_path / "plain").read_text() == "a file"
+
+
+def test_name_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 300
+    assert said(capsys, "read", name, "-o", "out.parquet") == f"cannot read or write {name}: File name too long"
 
 
 # Recipes.
@@ -547,6 +758,50 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "columns a list": ("name: r\nsources: [{path: a, columns: [b]}]", "{path}: sources[0].columns: input should be a valid dictionary, found ['b']"),
     "misspelt section": (BASE + "tain: {}", "{path}: tain is not a field of `recipe`. Did you mean `train`? See `assay explain recipe`."),
     "unknown section": (BASE + "deploy: {}", "{path}: deploy is not a field of `recipe`. See `assay explain recipe`."),
+    "a key that stands twice": (BASE + "name: s\n", "{path}: not YAML: line 3, column 1: the key `name` stands twice"),
+    "a key of a section that stands twice": (BASE + "train: {epochs: 1, epochs: 2}\n", "{path}: not YAML: line 3, column 20: the key `epochs` stands twice"),
+    "a key of a step that stands twice": (BASE + "curate:\n  - kind: markers\n    kind: agree\n", "{path}: not YAML: line 5, column 5: the key `kind` stands twice"),
+    "a date of no calendar": (BASE + "about: 2001-99-99\n", "{path}: not YAML: month must be in 1..12"),
+    "an integer that is none": (BASE + "about: !!int x\n", "{path}: not YAML: invalid literal for int() with base 10: 'x'"),
+    "a float that is none": (BASE + "about: !!float x\n", "{path}: not YAML: could not convert string to float: 'x'"),
+    "a number of too many digits": (
+        BASE + "about: " + "1" * 5_000 + "\n",
+        "{path}: not YAML: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
+    ),
+    "a key that is a number": (BASE + "5: x\n", "{path}: [5]: keys should be strings, found 5"),
+    "epochs infinite": (BASE + "train: {epochs: .inf}", "{path}: train.epochs: input should be less than or equal to 1000, found inf"),
+    "learning rate NaN": (BASE + "train: {learning_rate: .nan}", "{path}: train.learning_rate: input should be greater than 0, found nan"),
+    "step by its name only": (BASE + "curate: [agree]", "{path}: curate[0]: expected fields, found 'agree'; write `- {kind: agree}`"),
+    "second step by its name only": (BASE + "curate: [{kind: markers}, select]", "{path}: curate[1]: expected fields, found 'select'; write `- {kind: select}`"),
+    "unknown step by its name only": (BASE + "curate: [zzz]", "{path}: curate[0]: expected fields, found 'zzz'"),
+    "step a number": (BASE + "curate: [5]", "{path}: curate[0]: expected fields, found 5"),
+    "step null": (BASE + "curate: [null]", "{path}: curate[0]: expected fields, found None"),
+    "step by its kind as a key": (BASE + "curate: [{agree: {folds: 2}}]", f"{{path}}: curate[0] needs a `kind`. {STEPS}"),
+    "kind a list": (BASE + "curate: [{kind: [a]}]", f"{{path}}: curate[0]: there is no step `['a']`. {STEPS}"),
+    "source by its path only": ("name: r\nsources: [a.jsonl]", "{path}: sources[0]: expected fields, found 'a.jsonl'"),
+    "train a number": (BASE + "train: 5", "{path}: train: expected fields, found 5"),
+    "fit a number": (BASE + "curate: [{kind: agree, fit: 5}]", "{path}: curate[0].fit: expected fields, found 5"),
+    "select group with a misspelt field": (
+        BASE + "curate: [{kind: select, by: score, groups: [{name: a, categoris: [b], categories: [b], keep: 0.3}]}]",
+        "{path}: curate[0].groups[0].categoris is not a field of a group of `select`. Did you mean `categories`? See `assay explain select`.",
+    ),
+    "select group with a misspelt name": (
+        BASE + "curate: [{kind: select, by: score, groups: [{nme: a, categories: [b], keep: 0.3}]}]",
+        "{path}: curate[0].groups[0].name is missing\n"
+        "{path}: curate[0].groups[0].nme is not a field of a group of `select`. Did you mean `name`? See `assay explain select`.",
+    ),
+    "select group a text": (BASE + "curate: [{kind: select, by: score, groups: [a]}]", "{path}: curate[0].groups[0]: expected fields, found 'a'"),
+    "filter values an object": (
+        BASE + "curate: [{kind: filter, column: a, values: {b: 1}}]",
+        "{path}: curate[0].values: input should be a valid list, found {'b': 1}",
+    ),
+    "filter value an object": (
+        BASE + "curate: [{kind: filter, column: a, values: [{b: 1}]}]",
+        "{path}: curate[0].values[0]: input should be a valid string, found {'b': 1}\n"
+        "{path}: curate[0].values[0]: input should be a valid boolean, found {'b': 1}\n"
+        "{path}: curate[0].values[0]: input should be a valid integer, found {'b': 1}\n"
+        "{path}: curate[0].values[0]: input should be a valid number, found {'b': 1}",
+    ),
     "curate an object": (BASE + "curate: {}", "{path}: curate: input should be a valid list, found {}"),
     "step without a kind": (BASE + "curate: [{folds: 2}]", f"{{path}}: curate[0] needs a `kind`. {STEPS}"),
     "misspelt step": (BASE + "curate: [{kind: agre}]", f"{{path}}: curate[0]: there is no step `agre`. Did you mean `agree`? {STEPS}"),
@@ -683,13 +938,38 @@ OVERRIDES = {
     "out of range in a step": ("curate.0.folds=1", "{path}: curate[0].folds: input should be greater than or equal to 2, found 1"),
     "step that is not there": (
         "curate.duplicates.key=pair",
-        "--set curate.duplicates.key=pair: nothing at `duplicates`; the list has 2 items (agree, markers)",
+        "--set curate.duplicates.key=pair: nothing at `duplicates`; the list holds 2 (agree, markers)",
     ),
-    "step number too high": ("curate.5.key=pair", "--set curate.5.key=pair: nothing at `5`; the list has 2 items (agree, markers)"),
-    "step number negative": ("curate.-1.folds=2", "--set curate.-1.folds=2: nothing at `-1`; the list has 2 items (agree, markers)"),
-    "whole step that is not there": ("curate.select=x", "--set curate.select=x: nothing at `select`; the list has 2 items (agree, markers)"),
+    "step number too high": ("curate.5.key=pair", "--set curate.5.key=pair: nothing at `5`; the list holds 2 (agree, markers)"),
+    "step number negative": ("curate.-1.folds=2", "--set curate.-1.folds=2: nothing at `-1`; the list holds 2 (agree, markers)"),
+    "whole step that is not there": ("curate.select=x", "--set curate.select=x: nothing at `select`; the list holds 2 (agree, markers)"),
     "unknown kind": ("curate.agree.kind=zzz", f"{{path}}: curate[0]: there is no step `zzz`. {STEPS}"),
     "inside a plain value": ("name.first.letter=a", "--set name.first.letter=a: `first` is inside a plain value"),
+    "last key inside a plain value": ("name.first=a", "--set name.first=a: `first` is inside a plain value"),
+    "inside a plain value of a list": ("sources.0.path.x=1", "--set sources.0.path.x=1: `x` is inside a plain value"),
+    "a dot only": (".=1", "--set .=1: expected KEY=VALUE, for example --set train.epochs=2"),
+    "key with an empty part": ("train..epochs=1", "--set train..epochs=1: expected KEY=VALUE, for example --set train.epochs=2"),
+    "key that begins with a dot": (".train=1", "--set .train=1: expected KEY=VALUE, for example --set train.epochs=2"),
+    "key that ends with a dot": ("train.=1", "--set train.=1: expected KEY=VALUE, for example --set train.epochs=2"),
+    "superscript digit": ("curate.²=x", "--set curate.²=x: nothing at `²`; the list holds 2 (agree, markers)"),
+    "superscript digit on the way": ("curate.¹.folds=2", "--set curate.¹.folds=2: nothing at `¹`; the list holds 2 (agree, markers)"),
+    "digit of another script": ("curate.١.folds=2", "--set curate.١.folds=2: nothing at `١`; the list holds 2 (agree, markers)"),
+    "source number too high": ("sources.1.path=b", "--set sources.1.path=b: nothing at `1`; the list holds 1"),
+    "date of no calendar is text": (
+        "train.epochs=2001-99-99",
+        "{path}: train.epochs: input should be a valid number, unable to parse string as a number, found '2001-99-99'",
+    ),
+    "scalar of the wrong tag is text": (
+        "train.epochs=!!timestamp x",
+        "{path}: train.epochs: input should be a valid number, unable to parse string as a number, found '!!timestamp x'",
+    ),
+    "key that cannot be one is text": (
+        "train.epochs={[a]: 1}",
+        "{path}: train.epochs: input should be a valid number, unable to parse string as a number, found '{[a]: 1}'",
+    ),
+    "step by its name only": ("curate.1=markers", "{path}: curate[1]: expected fields, found 'markers'; write `- {kind: markers}`"),
+    "step null": ("curate.agree=null", "{path}: curate[0]: expected fields, found None"),
+    "section null": ("train=", "{path}: train: expected fields, found None"),
     "misspelt field of a source": ("sources.0.pth=a", "{path}: sources[0].pth is not a field of `sources`. Did you mean `path`? See `assay explain sources`."),
     "fit of a step": ("curate.agree.fit.lr=1", "{path}: curate[0].fit.lr is not a field of `train`. See `assay explain train`."),
     "no sources left": ("sources=[]", "{path}: sources: list should have at least 1 item after validation, not 0, found []"),
@@ -720,4 +1000,4 @@ def test_good_overrides_are_taken(tmp_path: Path) -> None:
 
 
 def test_there_are_enough_cases() -> None:
-    assert len(FILES) + len(ROWS) + len(RECIPES) + len(OVERRIDES) + len(NO_RECIPES) + len(READ_ARGUMENTS) >= 200
+    assert len(FILES) + len(ROWS) + len(RECIPES) + len(OVERRIDES) + len(NO_RECIPES) + len(READ_ARGUMENTS) + len(RATED) >= 350

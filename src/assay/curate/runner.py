@@ -95,10 +95,8 @@ def curate(
     _check_sources(steps, pool)
     start_over(folder, print_)
     mapper = _mapper(shards, workers)
-    ledger: list[pl.DataFrame] = []
-    dropped: list[pl.DataFrame] = []
-    accounts: list[dict[str, Any]] = []
-    read = pool.height
+    about = {"fingerprint": print_, "assay": __version__, "input": content, "steps": [s.model_dump() for s in steps], "read": pool.height}
+    books = _Books([], [], [])
     chain = content
     for number, (step, given) in enumerate(zip(steps, inputs, strict=True), start=1):
         name = f"{number:02d}-{step.kind}"
@@ -108,11 +106,20 @@ def curate(
         verdicts = _judged(step, context, workdir, chain)
         before = pool
         pool, gone, lines = _apply(pool, verdicts, name)
-        dropped.append(gone)
-        ledger.append(lines)
-        accounts.append(_account(name, before, pool, gone, verdicts))
-        done(accounts[-1])
-    return _finish(folder, print_, content, pool, dropped, ledger, accounts, steps, read)
+        books.dropped.append(gone)
+        books.ledger.append(lines)
+        books.accounts.append(_account(name, before, pool, gone, verdicts))
+        done(books.accounts[-1])
+    return _finish(folder, pool, books, about)
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """What each step did: the rows that went, their lines in the ledger, and the sums."""
+
+    dropped: list[pl.DataFrame]
+    ledger: list[pl.DataFrame]
+    accounts: list[dict[str, Any]]
 
 
 def _check_sources(steps: Sequence[AnyStep], pool: pl.DataFrame) -> None:
@@ -222,17 +229,8 @@ def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
     return dict(counted.iter_rows())
 
 
-def _finish(
-    folder: Path,
-    print_: str,
-    content: str,
-    pool: pl.DataFrame,
-    dropped: list[pl.DataFrame],
-    ledger: list[pl.DataFrame],
-    accounts: list[dict[str, Any]],
-    steps: Sequence[AnyStep],
-    read: int,
-) -> Curated:
+def _finish(folder: Path, pool: pl.DataFrame, books: _Books, about: dict[str, Any]) -> Curated:
+    """Write the result, the manifest last; check that every row read is in it once."""
     flipped = pl.col("flipped") if "flipped" in pool.columns else pl.lit(False)
     stayed = pool.select(
         "id",
@@ -244,24 +242,14 @@ def _finish(
         score=pl.lit(None, pl.Float64),
         because_of=pl.lit(None, pl.String),
     )
-    all_dropped = pl.concat(dropped, how="diagonal_relaxed").sort("id", "copy") if dropped else pool.clear()
-    all_rows = pl.concat([*ledger, stayed]).sort("id", "copy")
+    dropped = pl.concat(books.dropped, how="diagonal_relaxed").sort("id", "copy") if books.dropped else pool.clear()
+    ledger = pl.concat([*books.ledger, stayed]).sort("id", "copy")
     kept = pool.rename({"copy": "row_copy"}).with_columns(row_id="id")
-    if not (pool.height + all_dropped.height == read == all_rows.height == all_rows.select("id", "copy").n_unique()):
-        raise RuntimeError(f"rows are lost: {read} read, {pool.height} kept, {all_dropped.height} dropped, {all_rows.height} in the ledger")
-    write_parquet(folder / "kept.parquet", conform(kept).sort("row_id", "row_copy"))
-    write_parquet(folder / "dropped.parquet", all_dropped)
-    write_parquet(folder / "ledger.parquet", all_rows)
-    manifest = {
-        "fingerprint": print_,
-        "assay": __version__,
-        "input": content,
-        "steps": [s.model_dump() for s in steps],
-        "read": read,
-        "kept": pool.height,
-        "dropped": all_dropped.height,
-        "accounts": accounts,
-        "sha256": {name: sha256_file(folder / name) for name in OUTPUTS},
-    }
+    if not (pool.height + dropped.height == about["read"] == ledger.height == ledger.select("id", "copy").n_unique()):
+        raise RuntimeError(f"rows are lost: {about['read']} read, {pool.height} kept, {dropped.height} dropped, {ledger.height} in the ledger")
+    for name, table in zip(OUTPUTS, (conform(kept).sort("row_id", "row_copy"), dropped, ledger), strict=True):
+        write_parquet(folder / name, table)
+    hashes = {name: sha256_file(folder / name) for name in OUTPUTS}
+    manifest = {**about, "kept": pool.height, "dropped": dropped.height, "accounts": books.accounts, "sha256": hashes}
     write_json(folder / MANIFEST, manifest)
     return Curated(folder, manifest)
