@@ -8,9 +8,9 @@ import pytest
 
 from assay.curate import ledger
 from assay.curate.runner import curate
-from assay.curate.steps import AnyStep, duplicates, filter, markers, select
+from assay.curate.steps import AnyStep, agree, duplicates, filter, markers, select
 from assay.errors import AssayError
-from assay.pairs.schema import from_rows, pair_id
+from assay.pairs.schema import answer_text, from_rows, pair_id
 from conftest import pair
 
 ROWS: list[dict[str, Any]] = [
@@ -18,7 +18,7 @@ ROWS: list[dict[str, Any]] = [
     pair("a marked one", "fine<|im_end|>", "bad", source="a", score=2.0),
     pair("said twice", "good", "bad", source="a", score=3.0),
     pair("said twice", "good", "bad", source="b", score=4.0),
-    pair("Said  TWICE!", "good", "bad", source="b", score=9.0),
+    pair("Said  TWICE", "good", "bad", source="b", score=9.0),
 ]
 STEPS: list[AnyStep] = [markers.Config(), duplicates.Config(best="score")]
 
@@ -74,7 +74,7 @@ def test_why_shows_the_verdict_of_a_row_that_stays(tmp_path: Path) -> None:
     folder = make(tmp_path / "c", [select.Config(by="score", others=0.5)])
     (why,) = ledger.why(folder, id_of(ROWS[4]))
     assert why.outcome == "kept"
-    assert why.path[0]["reason"] == "rank 1 of 5 in others, 3 stay"
+    assert why.path[0]["reason"] == "rank 1 of 5 in other categories, 3 stay"
 
 
 def test_why_takes_the_beginning_of_an_id_in_any_case(tmp_path: Path) -> None:
@@ -102,9 +102,10 @@ def test_a_folder_that_is_no_curation(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="not a finished curation"):
         ledger.diff(make(tmp_path / "c"), tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "manifest.json").write_text('{"fingerprint": "x"}')
-    with pytest.raises(AssayError, match="but not of a curation"):
-        ledger.open_folder(tmp_path / "other")
+    for said in ('{"fingerprint": "x"}', "[]"):
+        (tmp_path / "other" / "manifest.json").write_text(said)
+        with pytest.raises(AssayError, match="but not of a curation"):
+            ledger.open_folder(tmp_path / "other")
 
 
 def test_the_folder_of_a_whole_run_points_to_its_curation(tmp_path: Path) -> None:
@@ -151,3 +152,63 @@ def test_diff_is_symmetrical(tmp_path: Path) -> None:
 def test_diff_of_a_curation_with_itself_is_empty(tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     assert ledger.diff(folder, folder).height == 0
+
+
+def test_why_without_steps(tmp_path: Path) -> None:
+    (why,) = ledger.why(make(tmp_path / "c", []), id_of(ROWS[0]))
+    assert (why.outcome, why.path, why.twins) == ("kept", [], {})
+    assert why.row["prompt"] == ROWS[0]["prompt"]
+
+
+# flips
+
+TURNED = pair("which way round?", "worse", "better", source="a")
+STRAIGHT = [pair(f"question {i}", "good", "bad", source="a") for i in range(8)]
+FLIP = agree.Config(action="flip")
+
+
+def turns_worse(train: pl.DataFrame, judge: pl.DataFrame, config: Any, workdir: Path) -> pl.DataFrame:
+    """A `fit` that ranks `worse` last and everything else right."""
+    wrong = [answer_text(chosen) == "worse" for (chosen,) in judge.select("chosen").iter_rows()]
+    return pl.DataFrame({"chosen_score": [-1.0 if w else 1.0 for w in wrong], "rejected_score": [1.5 if w else 0.0 for w in wrong]})
+
+
+def make_flipped(folder: Path, *steps: AnyStep) -> Path:
+    return curate(from_rows([TURNED, *STRAIGHT]), [FLIP, *steps], folder, fit=turns_worse).folder
+
+
+def test_why_finds_a_flipped_row_by_both_ids_as_it_came_in(tmp_path: Path) -> None:
+    folder = make_flipped(tmp_path / "c", duplicates.Config())
+    now = pair_id(TURNED["prompt"], TURNED["rejected"], TURNED["chosen"])
+    for id_ in (id_of(TURNED), now, now[:12].upper()):
+        (why,) = ledger.why(folder, id_)
+        assert why.outcome == "kept, flipped"
+        assert (why.row["id"], why.row["now_id"]) == (id_of(TURNED), now)
+        assert (why.row["chosen"], why.row["rejected"]) == (TURNED["chosen"], TURNED["rejected"])
+        assert [(p["step"], p["judged"]) for p in why.path] == [("01-agree", True), ("02-duplicates", False)]
+        assert (why.path[0]["keep"], why.path[0]["flip"], why.path[0]["score"]) == (True, True, -2.5)
+        assert why.path[0]["reason"] == "a model trained on the others says margin -2.5"
+
+
+def test_why_shows_a_row_flipped_and_then_dropped_as_it_came_in(tmp_path: Path) -> None:
+    folder = make_flipped(tmp_path / "c", filter.Config(column="agree_margin", values=[1]))
+    (why,) = ledger.why(folder, id_of(TURNED))
+    assert why.outcome == "02-filter"
+    assert (why.row["chosen"], why.row["rejected"]) == (TURNED["chosen"], TURNED["rejected"])
+    assert why.path[-1]["reason"] == "agree_margin is 2.5"
+
+
+def test_rows_of_turns_flipped_rows_back(tmp_path: Path) -> None:
+    rows = ledger.rows_of(make_flipped(tmp_path / "c"))
+    assert sorted(rows["id"]) == sorted(map(id_of, [TURNED, *STRAIGHT]))
+    for row in rows.iter_rows(named=True):
+        assert pair_id(row["prompt"], row["chosen"], row["rejected"]) == row["id"]
+
+
+def test_diff_shows_flipped_against_unflipped(tmp_path: Path) -> None:
+    flipped, dropped = make_flipped(tmp_path / "a"), curate(from_rows([TURNED, *STRAIGHT]), [agree.Config()], tmp_path / "b", fit=turns_worse).folder
+    plain = make(tmp_path / "c", [], [TURNED, *STRAIGHT])
+    for other, says in ((plain, "kept"), (dropped, "01-agree")):
+        assert ledger.diff(flipped, other).select("id", "in_a", "in_b").rows() == [(id_of(TURNED), "kept, flipped", says)]
+        assert ledger.diff(other, flipped).select("id", "in_a", "in_b").rows() == [(id_of(TURNED), says, "kept, flipped")]
+    assert ledger.diff(flipped, flipped).height == 0

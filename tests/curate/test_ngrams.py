@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.curate.kernels import ngrams
-from assay.curate.kernels.text import key, normal, prompt_text, words
+from assay.curate.kernels.text import key, normal, prompt_text, spaced, words
 
 WORD = st.sampled_from(["a", "b", "c"])
 TEXT = st.lists(WORD, max_size=9).map(" ".join)
@@ -128,3 +128,41 @@ def test_prompt_text_is_what_the_users_said() -> None:
 def test_key_depends_on_the_division_into_texts() -> None:
     assert len({key("ab", "c"), key("a", "bc"), key("abc"), key("c", "ab")}) == 4
     assert len(key("ab")) == 32
+
+
+def test_combining_marks_stay_in_their_words() -> None:
+    assert words("क्या हाल है?") == ["क्या", "हाल", "है"]
+    assert words("ที่นี่ ดีมาก") == ["ที่นี่", "ดีมาก"]
+    assert normal("कि") != normal("की")
+    assert normal("กำ") != normal("กี")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("今天天气。", ["今", "天", "天", "气"]),
+    ("東京タワーは高い", ["東", "京", "タ", "ワ", "ー", "は", "高", "い"]),
+    ("ﾀﾜｰ", ["タ", "ワ", "ー"]),
+    ("北京GDP是3万、吗？", ["北", "京", "gdp", "是", "3", "万", "吗"]),
+    ("한국어 문장", ["한국어", "문장"]),
+])  # fmt: skip
+def test_scripts_without_spaces_have_a_word_a_character(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_an_underscore_is_punctuation() -> None:
+    assert words("snake_case __init__") == ["snake", "case", "init"]
+    assert words("snake_éclair_x") == ["snake", "éclair", "x"]
+
+
+def test_ngrams_of_chinese() -> None:
+    (hits,) = ngrams.overlaps(["请问：今天天气怎么样？谢谢"], ngrams.index(["今天天气怎么样"], 5))
+    assert hits == [ngrams.Hit(0, 1.0, "今 天 天 气 怎 么 样")]
+
+
+@given(st.text(alphabet="aB3_é-. \n", max_size=12))
+def test_ascii_takes_no_other_way_than_the_rest(text: str) -> None:
+    ascii_ = text.replace("é", "")
+    assert words(ascii_) == words(f"{ascii_} é")[:-1]
+
+
+def test_spaced_keeps_every_sign_and_the_case() -> None:
+    assert spaced(" Is\n 3  >\u00a04?\t") == "Is 3 > 4?"

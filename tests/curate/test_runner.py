@@ -1,5 +1,6 @@
 """The runner: every row accounted for, and the same bytes however the work is cut up, ordered or interrupted."""
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from assay.curate.steps import (
     select,
 )
 from assay.errors import AssayError
-from assay.pairs.schema import from_rows, pair_id, stack
+from assay.files import is_done, start_over
+from assay.pairs.schema import BOOKKEEPING, from_rows, pair_id, stack
 from conftest import pair
 
 Rows = list[dict[str, Any]]
@@ -109,12 +111,12 @@ def test_every_row_is_accounted_for_once(rows: Rows, steps: list[AnyStep]) -> No
     manifest = done.manifest
     assert manifest["read"] == len(rows) == kept.height + dropped.height == ledger.height
     assert (manifest["kept"], manifest["dropped"]) == (kept.height, dropped.height)
-    keys = [*kept.select("row_id", "copy").rows(), *dropped.select("id", "copy").rows()]
+    keys = [*kept.select("row_id", "row_copy").rows(), *dropped.select("id", "copy").rows()]
     assert sorted(keys) == sorted(ledger.select("id", "copy").rows())
     assert len(set(keys)) == len(rows)
     assert sorted(id_ for id_, _ in keys) == sorted(pair_id(r["prompt"], r["chosen"], r["rejected"]) for r in rows)
     stays = ledger.filter(pl.col("step") == "kept")
-    assert sorted(stays.select("id", "copy").rows()) == sorted(kept.select("row_id", "copy").rows())
+    assert sorted(stays.select("id", "copy").rows()) == sorted(kept.select("row_id", "row_copy").rows())
     assert ledger.filter(pl.col("step") != "kept")["reason"].null_count() == 0
     assert manifest["accounts"] == accounts
     for account, line in zip(accounts, [f"{i:02d}-{s.kind}" for i, s in enumerate(steps, 1)], strict=True):
@@ -133,7 +135,7 @@ def test_equal_content_with_different_extra_columns(tmp_path: Path) -> None:
     expected = hashes(rows, [])
     assert all(hashes([rows[i] for i in order], []) == expected for order in ((3, 2, 1, 0), (1, 3, 0, 2)))
     kept = curate(from_rows(rows), [], tmp_path).kept()
-    assert kept["copy"].to_list() == [0, 1, 2, 3]
+    assert kept["row_copy"].to_list() == [0, 1, 2, 3]
     assert kept["id"].n_unique() == 1
     assert sorted(kept.select("source", "note").rows()) == [("a", "x"), ("a", "x"), ("a", "y"), ("b", "x")]
 
@@ -174,6 +176,35 @@ def test_a_kept_set_can_be_curated_again(tmp_path: Path) -> None:
     again = curate(first.kept(), [markers.Config(), contradictions.Config()], tmp_path / "b")
     assert again.manifest["read"] == first.manifest["kept"]
     assert again.manifest["sha256"] == curate(first.kept().reverse(), [markers.Config(), contradictions.Config()], tmp_path / "c").manifest["sha256"]
+
+
+def test_kept_rows_are_named_by_row_id_and_row_copy(tmp_path: Path) -> None:
+    kept = curate(from_rows(planted(9)), [duplicates.Config()], tmp_path).kept()
+    assert {"row_id", "row_copy", "prompt_id"} <= set(kept.columns)
+    assert "copy" not in kept.columns
+
+
+def test_bookkeeping_of_an_earlier_curation_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agree, "judge", flip_where("turn"))
+    first = curate(from_rows(FLIPPED), [agree.Config()], tmp_path / "a").kept()
+    assert set(first.columns) >= {"row_id", "row_copy", "prompt_id", "flipped"}
+    again = curate(first, [duplicates.Config()], tmp_path / "b")
+    kept = again.kept()
+    assert "flipped" not in kept.columns
+    assert kept["id"].to_list() == kept["row_id"].to_list()
+    assert sorted(kept["id"]) == sorted(first["id"])
+    assert set(pl.read_parquet(tmp_path / "b" / "ledger.parquet")["step"]) == {"kept"}
+    without = first.drop(BOOKKEEPING & set(first.columns))
+    assert again.manifest["sha256"] == hashes(without, [duplicates.Config()])
+
+
+@pytest.mark.parametrize("name", ["prompt_key", "chosen_key", "rejected_key", "low_key", "high_key", "low_wins", "chosen_chars", "size", "for_low", "group", "share", "rank", "text", "marker", "side", "count", "item", "tier"])
+def test_a_column_of_the_rows_may_be_named_like_one_of_a_step(name: str, tmp_path: Path) -> None:
+    rows = [{**row, name: "the same for all"} for row in planted()]
+    done = curate(from_rows(rows), STEPS, tmp_path / "own")
+    plain = curate(from_rows(planted()), STEPS, tmp_path / "plain")
+    assert [a["dropped"] for a in done.manifest["accounts"]] == [a["dropped"] for a in plain.manifest["accounts"]]
+    assert set(done.kept()[name]) == {"the same for all"}
 
 
 # steps that run, and steps that do not
@@ -281,6 +312,71 @@ def test_a_change_starts_over(change: str, tmp_path: Path, calls: Calls) -> None
     assert sorted(p.name for p in (tmp_path / "steps").iterdir()) == [f"{i:02d}-{s.kind}" for i, s in enumerate(steps, 1)]
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_missing_output_is_written_again(output: str, tmp_path: Path, calls: Calls) -> None:
+    first = curate(from_rows(planted()), STEPS, tmp_path)
+    before = (tmp_path / output).read_bytes()
+    calls.clear()
+    (tmp_path / output).unlink()
+    assert curate(from_rows(planted()), STEPS, tmp_path) == first
+    assert (tmp_path / output).read_bytes() == before
+    assert calls == []
+
+
+# folders that are not Assay's
+
+def lies_in(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("files", [{"thesis.txt": "years of work"}, {"sub/thesis.txt": "years of work"}, {".hidden": "x"}, {"manifest.json": "[]"}, {"manifest.json": '{"name": "of a web app"}', "a.js": "x"}])
+def test_a_folder_with_something_else_in_it_is_left_alone(files: dict[str, str], tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(AssayError, match="the folder is not empty and holds nothing of Assay's; give an empty or a new one"):
+        curate(from_rows(planted()), STEPS, tmp_path)
+    with pytest.raises(AssayError, match="holds nothing of Assay's"):
+        start_over(tmp_path, "print")
+    assert lies_in(tmp_path) == files
+
+
+def test_an_empty_folder_and_those_of_assay_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    start_over(tmp_path / "empty", "a")
+    assert lies_in(tmp_path / "empty") == {".started": "a"}
+    (tmp_path / "empty" / "half").write_text("of a")
+    start_over(tmp_path / "empty", "a")
+    assert lies_in(tmp_path / "empty") == {".started": "a", "half": "of a"}
+    start_over(tmp_path / "empty", "b")
+    assert lies_in(tmp_path / "empty") == {".started": "b"}
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "manifest.json").write_text(json.dumps({"fingerprint": "a"}))
+    (tmp_path / "done" / "result").write_text("of a")
+    start_over(tmp_path / "done", "b")
+    assert lies_in(tmp_path / "done") == {".started": "b"}
+    start_over(tmp_path / "some" / "new" / "one", "a")
+    assert lies_in(tmp_path / "some" / "new" / "one") == {".started": "a"}
+
+
+@pytest.mark.parametrize("said", ["[]", "null", "3", '"x"', "{}", '{"fingerprint": null}', '{"fingerprint": "other"}'])
+def test_a_manifest_of_something_else_is_not_done(said: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(said)
+    assert not is_done(tmp_path, "print")
+
+
+def test_a_slip_in_only_deletes_nothing(tmp_path: Path) -> None:
+    first = curate(from_rows(planted()), STEPS, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(AssayError, match="no row has the source `aa`"):
+        curate(from_rows(planted()), [*STEPS, markers.Config(only=["aa"])], tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert curate(from_rows(planted()), STEPS, tmp_path) == first
+    with pytest.raises(AssayError, match="no row has the source `aa`"):
+        curate(from_rows(planted()), [markers.Config(only=["aa"])], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 # flips
 
 
@@ -293,7 +389,7 @@ def flip_where(tag: str) -> Callable[[pl.DataFrame, AnyStep, Context], pl.DataFr
     return judge
 
 
-FLIPPED: Rows = [pair("one?", "yes", "no", note="turn"), pair("two?", "yes", "no", note="stay"), pair("three?", "yes", "no", note="stay")]
+FLIPPED: Rows = [pair(f"{note}?", "yes", "no", note=note, margin=2.0) for note in ("turn", "stay", "also stays")]
 
 
 def test_a_flipped_row_has_a_new_id_and_remembers_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,9 +403,11 @@ def test_a_flipped_row_has_a_new_id_and_remembers_the_old(tmp_path: Path, monkey
     assert turned["flipped"] is True
     assert rows["stay"]["flipped"] is False
     assert rows["stay"]["id"] == rows["stay"]["row_id"]
+    assert (turned["margin"], rows["stay"]["margin"]) == (None, 2.0)
     assert done.manifest["accounts"][0]["flipped"] == 1
     assert done.manifest["accounts"][0]["dropped"] == 0
-    assert turned["row_id"] in set(pl.read_parquet(tmp_path / "ledger.parquet")["id"])
+    ledger = {row["id"]: row["step"] for row in pl.read_parquet(tmp_path / "ledger.parquet").iter_rows(named=True)}
+    assert ledger == {rows[note]["row_id"]: step for note, step in (("turn", "kept, flipped"), ("stay", "kept"), ("also stays", "kept"))}
 
 
 def test_later_steps_see_the_flipped_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +423,7 @@ def test_a_row_flipped_twice_is_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(agree, "judge", flip_where("turn"))
     kept = curate(from_rows(FLIPPED), [agree.Config(), agree.Config()], tmp_path).kept()
     assert set(kept["flipped"]) == {False}
+    assert set(pl.read_parquet(tmp_path / "ledger.parquet")["step"]) == {"kept"}
     assert kept["id"].to_list() == kept["row_id"].to_list()
 
 

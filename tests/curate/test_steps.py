@@ -89,7 +89,7 @@ def judged(rows: Rows, config: AnyStep) -> pl.DataFrame:
 
 TWINS = tagged(
     ("What is red?", "a colour", "a fruit"),
-    ("what is  RED", "a  colour\n", "a fruit"),
+    ("what is  RED?\n", "a  colour\n", "a fruit"),
     ("What is red?", "a fruit", "a colour"),
     ("What is red?", "a colour.", "a fruit"),
     ("What is blue?", "a colour", "a fruit"),
@@ -156,10 +156,41 @@ def test_a_column_that_is_not_there_or_not_numbers(run: Run, config: AnyStep, me
         run([{**row, "score": 1.0} for row in TWINS], config)
 
 
+SIGNS = [("Is 3 > 4?", "Is 3 < 4?"), ("5 + 3", "5 - 3"), ("c++", "c#"), ("Is it so?", "Is it so"), ("x_y", "x y"), ("a.b", "a,b"), ("¿si?", "si?")]
+
+
+@pytest.mark.parametrize("prompts", SIGNS)
+@pytest.mark.parametrize("config", [duplicates.Config(key="prompt"), duplicates.Config(key="unordered"), contradictions.Config()])
+def test_signs_in_a_prompt_matter(run: Run, config: AnyStep, prompts: tuple[str, str]) -> None:
+    assert run(tagged((prompts[0], "yes", "no"), (prompts[1], "no", "yes")), config).gone == {}
+
+
+@pytest.mark.parametrize(("one", "other"), [("Is 3 > 4?", " is  3\n>\t4? "), ("C++", "c++"), ("STRASSE?", "straße?"), ("a\r\nb", "A\u00a0b")])
+def test_spacing_and_case_of_a_prompt_do_not(run: Run, one: str, other: str) -> None:
+    rows = tagged((one, "yes", "no"), (other, "no", "yes"))
+    assert len(run(rows, duplicates.Config(key="prompt")).gone) == 1
+    assert len(run(rows, contradictions.Config()).gone) == 2
+
+
+@pytest.mark.parametrize(("answer", "same"), [("a  - b\n", True), ("a\n-\tb", True), ("A - b", False), ("a + b", False), ("a -b", False)])
+def test_answers_are_the_same_up_to_spacing_only(run: Run, answer: str, same: bool) -> None:
+    assert len(run(tagged(("p", "a - b", "no"), ("p", answer, "no")), duplicates.Config()).gone) == same
+
+
+@pytest.mark.parametrize("config", [duplicates.Config(), duplicates.Config(key="unordered", best="score"), contradictions.Config()])
+def test_own_columns_named_like_keys_do_not_matter(run: Run, config: AnyStep) -> None:
+    own = ["prompt_key", "chosen_key", "rejected_key", "low_key", "high_key", "chosen_chars", "_best"]
+    rows = tagged(*((f"question {i // 2}", *(("yes", "no") if i % 2 else ("no", "yes"))) for i in range(6)), score=1.0)
+    plain = run(rows, config)
+    for name in own:
+        assert run([{**row, name: "the same"} for row in rows], config).kept == plain.kept
+        assert run([{**row, name: i} for i, row in enumerate(rows)], config).kept == plain.kept
+
+
 # contradictions
 
 AGAINST = ("Is it so?", "no", "yes")
-FOR = ("is it SO", "yes", "no ")
+FOR = ("is  it SO?", "yes", "no ")
 
 
 @pytest.mark.parametrize(("rows", "kept_by_drop", "kept_by_majority"), [
@@ -169,6 +200,7 @@ FOR = ("is it SO", "yes", "no ")
     ([AGAINST, AGAINST, FOR, AGAINST], "", "013"),
     ([FOR, FOR], "01", "01"),
     ([FOR, ("Is it?", "no", "yes")], "01", "01"),
+    ([FOR, ("Is it so", "no", "yes")], "01", "01"),
     ([FOR, ("Is it so?", "no", "yes!")], "01", "01"),
 ])
 def test_contradictions(run: Run, rows: list[tuple[str, str, str]], kept_by_drop: str, kept_by_majority: str) -> None:
@@ -193,7 +225,7 @@ def test_contradictions_say_how_many_and_name_an_opponent(run: Run) -> None:
 # markers
 
 @pytest.mark.parametrize("marker", [
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|user|>", "<|assistant|>",
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<｜User｜>", "<｜end▁of▁sentence｜>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|user|>", "<|assistant|>",
     "<|end|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<extra_id_1>",
 ])  # fmt: skip
 def test_markers_on_each_side(run: Run, marker: str) -> None:
@@ -208,7 +240,7 @@ def test_markers_on_each_side(run: Run, marker: str) -> None:
     assert {tag: line["score"] for tag, line in found.gone.items()} == {"0": 1.0, "1": 1.0, "2": 3.0}
 
 
-@pytest.mark.parametrize("text", ["Sure.\n\nHuman: and then?", "Human: hi", "ok\nAssistant: yes", "### Response:\nyes", "### Instruction:\nsay yes"])
+@pytest.mark.parametrize("text", ["Sure.\n\nHuman: and then?", "Human: hi", "ok\nAssistant: yes", "### Response:\nyes", "### Response:", "###Response: yes", "### Instruction:\nsay yes", "So it is.\n\nHuman:", "User:", "Human:\r\nand then?", "Yes.\r\n\r\nHuman:\r\n", "Assistant:\tyes"])
 def test_role_tags_at_the_beginning_of_a_line(run: Run, text: str) -> None:
     found = run(tagged(("p", text, "no")), markers.Config())
     assert found.kept == set()
@@ -221,6 +253,9 @@ def test_role_tags_at_the_beginning_of_a_line(run: Run, text: str) -> None:
     "Dear Assistant: this is in the middle of a line",
     "A Response:time is measured, an Instruction: read it.",
     "the user: said so",
+    "Response: 42",
+    "Instruction: wait\nResponse: 42",
+    "Human:rights",
     "x <|> y, a <| b |> c, [inst], <<EOF, im_start, <end>, if a<end|b>c",
     "| a | b |\n|---|---|\n| <user> | [1] |",
 ])  # fmt: skip
@@ -349,6 +384,23 @@ def test_a_changed_benchmark_runs_the_step_again(run: Run, tmp_path: Path) -> No
     assert run(asks(LONG, SHORT), config).kept == {"1"}
 
 
+def test_rows_of_a_benchmark_folder_are_counted_over_all_its_files(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    benchmark(tmp_path / "bench" / "a.jsonl", [{"prompt": "How many apples are left now"}, {"prompt": "no"}])
+    benchmark(tmp_path / "bench" / "b.jsonl", [{"prompt": "Which of the two is older"}, {"prompt": SHORT}])
+    rows = asks("how many apples are left now?", "which of the two is older?", SHORT, "what else is there to say?")
+    found = run(rows, decontaminate.Config(against={"bench": str(tmp_path / "bench")}))
+    assert {tag: line["because_of"] for tag, line in found.gone.items()} == {"0": "bench:1", "1": "bench:3", "2": "bench:4"}
+
+
+def test_decontaminate_chinese_and_hindi(run: Run, tmp_path: Path) -> None:
+    against = {"bench": benchmark(tmp_path / "b.jsonl", [{"prompt": "今天北京的天气怎么样"}, {"prompt": "भारत की राजधानी क्या है"}, {"prompt": "你好"}])}
+    rows = asks("今天北京的天气怎么样？", "请告诉我，今天北京的天气怎么样，谢谢", "भारत की राजधानी क्या है?", "भारत का राजधानी क्यों हो", "你好")
+    found = run(rows, decontaminate.Config(against=against, ngram=7))
+    assert {tag: line["because_of"] for tag, line in found.gone.items()} == {"0": "bench:1", "1": "bench:1", "2": "bench:2"}
+    assert found.reason("1").startswith("shares 100% of a benchmark prompt's 7-grams")
+
+
 # select
 
 def scored(*scores: float | None, **more: Any) -> Rows:
@@ -358,7 +410,7 @@ def scored(*scores: float | None, **more: Any) -> Rows:
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 1.0])
 SELECTED = st.lists(
     st.tuples(
-        st.sampled_from(["Math", "math", "code", "chat", "poems", None]),
+        st.sampled_from(["Math", "math", "code", "chat", "Chat", "programs", "others", None]),
         st.sampled_from(["air", "pro", None]),
         st.sampled_from([None, float("nan"), -1.0, 0.25, 0.5, 0.75, 3.0]),
     ),
@@ -376,7 +428,7 @@ def twin_of_select(table: pl.DataFrame, shares: dict[str, float], others: float,
     ranked: dict[str, list[tuple[bool, float, str, int, str]]] = {}
     for row in table.iter_rows(named=True):
         category = row["category"] or "(no category)"
-        group = category.lower() if category.lower() in shares else "others" if pool_others else f"other: {category}"
+        group = category.lower() if category.lower() in shares else "others" if pool_others else f"other: {category.lower()}"
         none = row["score"] is None or row["score"] != row["score"]
         score = 0.0 if none else row["score"] + offsets.get(row["source"], 0.0)
         ranked.setdefault(group, []).append((none, -score, row["id"], row["copy"], row["tag"]))
@@ -405,10 +457,10 @@ def test_select_says_the_rank(run: Run) -> None:
     rows = [*scored(0.9, 0.1, 0.5, 0.7, category="Math"), pair("chat?", "yes", "no", tag="chat", score=0.3, category="chat")]
     found = run(rows, select.Config(by="score", groups=[select.Group(name="mathematics", categories=["math"], keep=0.5)]))
     assert found.kept == {"0", "3", "chat"}
-    assert found.reason("2") == "rank 3 of 4 in mathematics, 2 stay"
+    assert found.reason("2") == "rank 3 of 4 in group mathematics, 2 stay"
     assert found.gone["2"]["score"] == 0.5
-    assert found.verdicts()["0"]["reason"] == "rank 1 of 4 in mathematics, 2 stay"
-    assert found.verdicts()["chat"]["reason"] == "rank 1 of 1 in others, 1 stay"
+    assert found.verdicts()["0"]["reason"] == "rank 1 of 4 in group mathematics, 2 stay"
+    assert found.verdicts()["chat"]["reason"] == "rank 1 of 1 in other categories, 1 stay"
 
 
 def test_select_with_an_offset(run: Run) -> None:
@@ -440,6 +492,26 @@ def test_the_first_group_that_names_a_category_takes_it() -> None:
     assert table["keep"].to_list() == [True, True]
 
 
+def test_select_by_itself_ignores_case(run: Run) -> None:
+    rows = [{**row, "category": category} for row, category in zip(scored(3.0, 2.0, 1.0, 0.0), ["Chat", "chat", "CHAT", "chat"], strict=True)]
+    found = run(rows, select.Config(by="score", others=0.5, pool_others=False))
+    assert found.kept == {"0", "1"}
+    assert found.reason("2") == "rank 3 of 4 in category chat, 2 stay"
+
+
+@pytest.mark.parametrize(("pool", "name", "where"), [
+    (False, "poems", "category poems"), (True, "poems", "other categories"), (True, "others", "other categories"), (True, "other categories", "other categories"),
+])  # fmt: skip
+def test_a_group_named_like_an_unlisted_category_is_another(run: Run, pool: bool, name: str, where: str) -> None:
+    verse = [{**row, "category": "verse"} for row in scored(9.0, 8.0)]
+    poems = [pair(f"poem {i}", "y", "n", tag=f"p{i}", score=float(i), category="poems") for i in (1, 0)]
+    groups = [select.Group(name=name, categories=["verse"], keep=0.5)]
+    found = run([*verse, *poems], select.Config(by="score", groups=groups, others=0.5, pool_others=pool))
+    assert found.kept == {"0", "p1"}
+    assert found.reason("1") == f"rank 2 of 2 in group {name}, 1 stay"
+    assert found.reason("p0") == f"rank 2 of 2 in {where}, 1 stay"
+
+
 # filter
 
 @pytest.mark.parametrize(("values", "column", "kept"), [
@@ -450,6 +522,9 @@ def test_the_first_group_that_names_a_category_takes_it() -> None:
     ([False], [True, False, None, True], "1"),
     ([1, 3], [1, 2, 3, None], "02"),
     ([0.5], [0.5, 1.5, None, 5.0], "0"),
+    ([1], [1.0, 1.5, None, 2.0], "0"),
+    ([1.0, 3], [1, 2, 3, None], "02"),
+    ([1.0], ["1", "1.0", "x", None], "0"),
     (["nothing"], ["x", "y", "X", None], ""),
 ])  # fmt: skip
 def test_filter(run: Run, values: list[Any], column: list[Any], kept: str) -> None:
@@ -462,6 +537,27 @@ def test_filter_says_the_value(run: Run) -> None:
     found = run(rows, filter.Config(column="flag", values=[True]))
     assert {tag: found.reason(tag) for tag in found.gone} == {"1": "flag is false", "2": "flag is (none)"}
     assert found.verdicts()["0"]["reason"] == "flag is true"
+
+
+@pytest.mark.parametrize("value", [["x"], {"a": "x"}])
+def test_filter_refuses_a_nested_column(value: Any) -> None:
+    pool = number_copies(from_rows(asks("p", "q")).with_columns(what=pl.Series([value, value])))
+    context = Context(pool, lambda kernel, table: kernel(table), Path("unused"), None, None, lambda _: None)
+    for column in ("what", "prompt"):
+        with pytest.raises(AssayError, match=rf"step `filter`: the column `{column}` holds (List|Struct).*, expected texts, numbers or booleans"):
+            filter.judge(pool, filter.Config(column=column, values=["x"]), context)
+
+
+@pytest.mark.parametrize("name", ["{}", "a{b}", "{", "100%"])
+def test_filter_by_a_column_with_braces(run: Run, name: str) -> None:
+    rows = [pair(f"question {i}", "yes", "no", tag=str(i), **{name: value}) for i, value in enumerate("xy")]
+    assert run(rows, filter.Config(column=name, values=["x"])).reason("1") == f"{name} is y"
+
+
+def test_filter_says_whole_numbers_without_a_point(run: Run) -> None:
+    rows = [pair(f"question {i}", "yes", "no", tag=str(i), n=value) for i, value in enumerate([1.0, 2.0, 2.5])]
+    found = run(rows, filter.Config(column="n", values=[1]))
+    assert {tag: found.reason(tag) for tag in found.gone} == {"1": "n is 2", "2": "n is 2.5"}
 
 
 # agree
@@ -532,7 +628,7 @@ def test_select_by_what_agree_added(run: Run) -> None:
     fit = Judge({f"good {i}": (float(i), i - 1.0) for i in range(12)})
     found = run(questions(), agree.Config(), select.Config(by="agree_mean", others=0.25), fit=fit)
     assert found.kept == {"9", "10", "11"}
-    assert found.reason("0") == "rank 12 of 12 in others, 3 stay"
+    assert found.reason("0") == "rank 12 of 12 in other categories, 3 stay"
 
 
 @pytest.mark.parametrize(("config", "fit", "message"), [
@@ -543,6 +639,61 @@ def test_select_by_what_agree_added(run: Run) -> None:
 def test_agree_without_what_it_needs(run: Run, config: agree.Config, fit: Judge | None, message: str) -> None:
     with pytest.raises(AssayError, match=message):
         run(questions(2), config, fit=fit)
+
+
+WRONG = {"good 1": (2.0, 1.5), "good 2": (1.0, 1.25), "good 3": (1.0, 1.5), "good 4": (0.25, 2.0)}
+
+
+@pytest.mark.parametrize(("margin", "below", "flipped", "gone"), [
+    (0.0, 0.0, "234", ""), (0.0, 0.25, "34", "2"), (0.0, 0.5, "4", "23"), (0.0, 9.0, "", "234"), (0.75, 0.5, "4", "123"), (-0.5, 0.0, "34", ""),
+])  # fmt: skip
+def test_agree_flips_what_is_wrong_enough_and_drops_those_between(run: Run, margin: float, below: float, flipped: str, gone: str) -> None:
+    found = run(questions(10, margin=1.0), agree.Config(action="flip", margin=margin, flip_below=below), fit=Judge(WRONG))
+    assert set(found.gone) == set(gone)
+    assert {tag for tag, row in found.rows.items() if row.get("flipped")} == set(flipped)
+    assert {tag: row["margin"] for tag, row in found.rows.items()} == {tag: None if tag in flipped else 1.0 for tag in found.kept}
+    ledger = pl.read_parquet(found.folder / "ledger.parquet")
+    assert {found.tags[i]: step for i, step in ledger.select("id", "step").iter_rows()} == {
+        tag: "01-agree" if tag in gone else "kept, flipped" if tag in flipped else "kept" for tag in "0123456789"
+    }
+
+
+def test_a_flipped_row_has_the_scores_of_its_answers_as_they_stand(run: Run) -> None:
+    found = run(questions(), agree.Config(action="flip", flip_below=0.5), fit=Judge(WRONG))
+    row = found.rows["4"]
+    assert (answer_text(row["chosen"]), answer_text(row["rejected"])) == ("bad 4", "good 4")
+    assert (row["agree_chosen"], row["agree_rejected"], row["agree_mean"], row["agree_margin"]) == (2.0, 0.25, 1.125, 1.75)
+    line = found.verdicts()["4"]
+    assert (line["keep"], line["flip"], line["score"], line["reason"]) == (True, True, -1.75, "a model trained on the others says margin -1.75")
+    assert (found.gone["2"]["score"], found.reason("2")) == (-0.25, "a model trained on the others says margin -0.25")
+    kept = found.rows["1"]
+    assert (kept["agree_chosen"], kept["agree_rejected"], kept["agree_margin"], kept["flipped"]) == (2.0, 1.5, 0.5, False)
+
+
+def test_a_second_agree_on_other_sources_keeps_the_columns_of_the_first(run: Run) -> None:
+    rows = [*questions(source="a"), *({**row, "tag": f"b{row['tag']}"} for row in tagged(*((f"other {i}", f"fine {i}", "bad") for i in range(8)), source="b")), pair("p", "y", "n", tag="c", source="c")]
+    fit = Judge({f"good {i}": (float(i), -1.0) for i in range(12)} | {f"fine {i}": (100.0 + i, 0.0) for i in range(8)})
+    found = run(rows, agree.Config(only=["a"]), agree.Config(only=["b"]), fit=fit)
+    scores = {tag: row["agree_chosen"] for tag, row in found.rows.items()}
+    assert scores == {str(i): float(i) for i in range(12)} | {f"b{i}": 100.0 + i for i in range(8)} | {"c": None}
+
+
+def test_a_second_agree_on_the_same_rows_has_the_last_word(run: Run) -> None:
+    fit = Judge({"good 3": (1.0, 3.0), "bad 3": (7.0, 2.0)})
+    found = run(questions(), agree.Config(action="flip"), agree.Config(action="flip"), fit=fit)
+    row = found.rows["3"]
+    assert (row["agree_chosen"], row["agree_rejected"], row["agree_margin"], row["flipped"]) == (7.0, 2.0, 5.0, True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_scores_that_are_not_finite_are_refused(run: Run, bad: float, side: int) -> None:
+    scores = (bad, 0.0) if side == 0 else (0.0, bad)
+    for config in (agree.Config(), agree.Config(action="flip")):
+        with pytest.raises(AssayError, match=r"step `agree`: the judging model gave scores that are not finite.*curate\.agree\.fit\.learning_rate"):
+            run(questions(), config, fit=Judge({"good 3": scores}))
+    with pytest.raises(AssayError, match="not finite"):
+        run(questions(), agree.Config(), fit=Judge({"good 3": (bad, bad)}))
 
 
 # all of them
