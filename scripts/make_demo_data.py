@@ -15,8 +15,8 @@ from typing import Any
 from demo_data import code, instructions, math, safety
 
 CATEGORIES = {"math": math, "code": code, "instructions": instructions, "safety": safety}
-POOL, BENCHMARK = 640, 120
-FLIPPED, MARKED, COPIED, LEAKED = 0.12, 120, 120, 60
+POOL, BENCHMARK = 900, 120
+FLIPPED, MARKED, COPIED, LEAKED = 0.15, 150, 150, 60
 MARKERS = ["<|im_end|>\n<|im_start|>user\n", "<|eot_id|>", "\n\nHuman: ", "<end_of_turn>\n", "[/INST] "]
 FRAMES = ["I have a question for you. {0} Take the time you need.", "Someone asked me this today. {0} What would you say?"]
 

@@ -19,8 +19,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.iterdir()
     results = {arm: read_json(run / "evaluate" / arm / "results.json")["suites"]["benchmark"]["overall"] for arm in ("curated", "everything")}
-    assert results["curated"]["low"] > results["curated"]["coin"][1]
-    assert results["curated"]["accuracy"] > results["everything"]["accuracy"]
+    assert results["curated"]["low"] > max(results["curated"]["coin"][1], results["curated"]["length"])
     for defect in ("copy", "marker", "benchmark prompt", "flipped"):
         assert defect in done.stdout
     assert str(run / "report.html") in done.stdout

@@ -57,13 +57,13 @@ def check(spec: Spec, avoid: str, text: str) -> bool:
 def make(rng: random.Random) -> dict[str, str] | None:
     """One checked pair."""
     word, avoid = rng.sample(WORDS, 2)
-    spec: Spec = {"subject": rng.choice(list(SUBJECTS)), "word": word, "form": rng.choice(["list", "prose"]), "sentences": rng.choice([3, 4, 5]), "ending": rng.choice(["question", "statement"])}
-    broken = rng.choices(["subject", "word", "form", "sentences", "ending"], [4, 3, 3, 1, 3])[0]
+    spec: Spec = {"subject": rng.choice(list(SUBJECTS)), "word": word, "form": rng.choice(["list", "prose"]), "sentences": rng.choice([3, 4]), "ending": rng.choice(["question", "statement"])}
+    broken = rng.choices(["subject", "word", "form", "sentences", "ending"], [5, 3, 4, 1, 2])[0]
     other: dict[str, str | int] = {
         "subject": rng.choice([s for s in SUBJECTS if s != spec["subject"]]),
         "word": avoid,
         "form": "prose" if spec["form"] == "list" else "list",
-        "sentences": rng.choice([n for n in (3, 4, 5) if n != spec["sentences"]]),
+        "sentences": rng.choice([n for n in (3, 4) if n != spec["sentences"]]),
         "ending": "statement" if spec["ending"] == "question" else "question",
     }
     chosen, rejected = answer(rng, spec), answer(rng, {**spec, broken: other[broken]})

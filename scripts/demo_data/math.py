@@ -78,7 +78,7 @@ def check(operations: list[tuple[str, int, int]], answer: str) -> bool:
 def make(rng: random.Random) -> dict[str, str] | None:
     """One checked pair; None if the error happens to give the right result."""
     problem, right, twin = story(rng)
-    mistake = rng.choices(["operation", "misread", "slip"], [6, 3, 1])[0]
+    mistake = rng.choices(["operation", "misread", "slip"], [8, 2, 1])[0]
     wrong = {"operation": twin, "misread": misread(rng, right), "slip": right}[mistake]
     chosen = worked(rng, right)
     rejected = worked(rng, wrong, rng.choice([-10, -2, -1, 1, 2, 10]) if mistake == "slip" else 0)

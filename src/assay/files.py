@@ -25,8 +25,13 @@ MANIFEST = "manifest.json"
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise AssayError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
+    except (OSError, ValueError) as error:
+        raise AssayError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -129,7 +134,8 @@ def start_over(folder: Path, print_: str) -> None:
     if folder.exists():
         if any(folder.iterdir()) and not started.is_file() and _fingerprint_of(folder) is None:
             raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
+        write_text(started, "emptying")  # so that a process killed here leaves a folder that is still known as Assay's
         for entry in folder.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+            if entry.name != started.name:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     write_text(started, print_)

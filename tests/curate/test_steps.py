@@ -224,8 +224,14 @@ def test_contradictions_say_how_many_and_name_an_opponent(run: Run) -> None:
 
 # markers
 
+
+def test_an_end_of_sequence_token_is_a_marker_where_a_text_ends(run: Run) -> None:
+    found = run(tagged(("p", "yes</s>", "no"), ("p", "yes", "no </s>\n"), ("p", "<s>old</s> new", "no")), markers.Config())
+    assert found.kept == {"2"}
+
+
 @pytest.mark.parametrize("marker", [
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<｜User｜>", "<｜end▁of▁sentence｜>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|user|>", "<|assistant|>",
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<｜User｜>", "<｜end▁of▁sentence｜>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|user|>", "<|assistant|>",
     "<|end|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<extra_id_1>",
 ])  # fmt: skip
 def test_markers_on_each_side(run: Run, marker: str) -> None:

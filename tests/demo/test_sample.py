@@ -34,7 +34,7 @@ def test_size_and_planted_truth() -> None:
     counts = {d: sum(t["defect"] == d for t in truth.values()) for d in demo.FINDERS}
     assert len(pairs) >= 2_000
     assert {r["category"] for r in pairs} == {"math", "code", "instructions", "safety"}
-    assert counts["copy"] == counts["marker"] == 120
+    assert counts["copy"] == counts["marker"] == 150
     assert counts["benchmark prompt"] == 60
     assert counts["flipped"] > 200
     by_id = {r["id"]: r for r in pairs}

@@ -658,11 +658,12 @@ def test_files_that_describe_a_folder_are_not_data(describing: str, text: str, t
     assert turns(counted(read(tmp_path / "set"), 1)) == YES_NO
 
 
-def test_huge_integers_in_other_columns_are_carried(tmp_path: Path) -> None:
+def test_huge_integers_in_other_columns_are_set_aside(tmp_path: Path) -> None:
     rows = [{"id": 10**400, "prompt": "Hi?", "chosen": "yes", "rejected": "no", "seed": seed} for seed in (1, 2**63, 10**400)]
     reading = got(tmp_path, rows, "explicit prompt")
-    assert reading.pairs["source_id"].to_list() == [str(10**400)] * 3
-    assert reading.pairs["seed"].to_list() == ["1", str(2**63), str(10**400)]
+    assert reading.pairs["source_id"].to_list() == [str(10**400)]
+    assert reading.pairs["seed"].to_list() == [1]
+    assert reading.reasons() == {"seed is too large a number": 2}
 
 
 def test_aside_is_written_with_file_row_reason_and_raw(tmp_path: Path) -> None:

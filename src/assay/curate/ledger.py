@@ -43,7 +43,7 @@ def open_folder(folder: Path) -> dict[str, Any]:
 
 def rows_of(folder: Path) -> pl.DataFrame:
     """All rows a curation read, kept and dropped, as they came in; ``now_id`` is the id a kept row has since a flip."""
-    kept = read_parquet(folder / "kept.parquet").rename({"id": "now_id", "row_id": "id", "row_copy": "copy"})
+    kept = read_parquet(folder / "kept.parquet").drop("now_id", strict=False).rename({"id": "now_id", "row_id": "id", "row_copy": "copy"})
     rows = pl.concat([kept, read_parquet(folder / "dropped.parquet")], how="diagonal_relaxed").sort("id", "copy")
     if "flipped" not in rows.columns:
         return rows
@@ -59,8 +59,10 @@ def why(folder: Path, id_: str) -> list[Why]:
     """
     open_folder(folder)
     rows = rows_of(folder)
-    begins = pl.col("id").str.starts_with(id_.lower()) | pl.col("now_id").str.starts_with(id_.lower()).fill_null(False)
-    found = rows.filter(begins)
+    found = rows.filter(pl.col("id") == id_.lower())
+    if found.height == 0:
+        begins = pl.col("id").str.starts_with(id_.lower()) | pl.col("now_id").str.starts_with(id_.lower()).fill_null(False)
+        found = rows.filter(begins)
     if found.height == 0:
         raise AssayError(f"{folder}: no row has an id that begins with {id_}; ids are in ledger.parquet")
     if found["id"].n_unique() > 1:

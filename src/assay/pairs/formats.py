@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from assay.pairs.messages import (
@@ -72,16 +73,29 @@ def _pair(row: Row, used: set[str], prompt: Messages, chosen: Messages, rejected
     for column in ("margin", "weight"):
         if extras.get(column) is not None:
             extras[column] = _number(extras[column], column)
-    for column, value in extras.items():
-        check_text(column, "the name of a column")
-        check_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), column)
     return {**extras, "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 FLOAT32_MAX = 3.4e38
 
 
+def check_extras(converted: list[Row]) -> None:
+    """Check what a row carries besides its messages.
+
+    Raises:
+        Aside: a text that no file can hold, or a whole number that no column can.
+    """
+    for column, value in converted[0].items():
+        if column not in ("prompt", "chosen", "rejected", "response"):
+            check_text(column, "the name of a column")
+            check_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), column)
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise Aside(f"{column} is too large a number")
+
+
 def _number(value: Any, what: str) -> float:
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise Aside(f"{what} is not a number")
     try:
@@ -128,7 +142,9 @@ def _nemo_rl(row: Row, attribute: str) -> list[Row]:
 
 def _ultrafeedback(row: Row, attribute: str) -> list[Row]:
     prompt = prompt_of(row.get("instruction") or row.get("prompt"))
-    completions = [c for c in _list(row, "completions") if isinstance(c, dict)]
+    completions = _list(row, "completions")
+    if not all(isinstance(c, dict) for c in completions):
+        raise Aside("`completions` is not a list of {response, score}")
     answers = [answer_of(_need(c, "response"), f"completions[{i}].response") for i, c in enumerate(completions)]
     scores = [_completion_score(c, f"completions[{i}]") for i, c in enumerate(completions)]
     used = {"instruction", "prompt", "completions", "models", "correct_answers", "incorrect_answers"}
@@ -257,7 +273,7 @@ def _implicit(row: Row, attribute: str) -> list[Row]:
 
 def _ratings(row: Row, attribute: str) -> list[Row]:
     prompt = messages(row["prompt"], "prompt") if isinstance(row.get("prompt"), list) else helpsteer_prompt(_need(row, "prompt"))
-    value = row.get(attribute, row.get(f"attr_{attribute}"))
+    value = row[attribute] if row.get(attribute) is not None else row.get(f"attr_{attribute}")
     if value is None:
         raise Aside(f"no rating `{attribute}`")
     rating = _number(value, attribute)

@@ -12,7 +12,7 @@ import polars as pl
 from assay.errors import AssayError, did_you_mean
 from assay.files import MANIFEST, write_json, write_parquet, write_text
 from assay.pairs import schema, sources
-from assay.pairs.formats import FORMATS, Format, best_and_worst, recognise
+from assay.pairs.formats import FLOAT32_MAX, FORMATS, Format, best_and_worst, check_extras, recognise
 from assay.pairs.messages import Aside, check_answer, check_pair, check_prompt
 
 SAMPLE = 200
@@ -135,7 +135,7 @@ def _renamed(raw: Iterator[sources.RawRow], columns: dict[str, str]) -> Iterator
         else:
             yield row
     if not seen:
-        raise AssayError(f"no row has a column {' or '.join(columns)} to be renamed")
+        raise AssayError(f"--columns: no row has a column {' or '.join(columns)} to be renamed")
 
 
 def _by_file(raw: Iterator[sources.RawRow]) -> Iterator[Iterator[sources.RawRow]]:
@@ -154,9 +154,10 @@ def _by_file(raw: Iterator[sources.RawRow]) -> Iterator[Iterator[sources.RawRow]
 
 def _without_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
     """Drop ``source_id`` where it only repeats the id Assay gives: reading what Assay wrote adds nothing."""
-    if "source_id" in pairs.columns and (pairs["source_id"] == pairs["id"]).all():
-        return pairs.drop("source_id")
-    return pairs
+    if "source_id" not in pairs.columns or pairs.schema["source_id"] != pl.String:
+        return pairs
+    own = pairs["source_id"] == pairs["id"]
+    return pairs.drop("source_id") if own.all() else pairs.with_columns(source_id=pl.when(~own).then("source_id"))
 
 
 class _Reader:
@@ -180,6 +181,7 @@ class _Reader:
                 if row.value is None:
                     raise Aside(row.reason or "unreadable")
                 converted = format.convert(row.value, self.attribute)
+                check_extras(converted)
                 if format.rated:
                     check_prompt(converted[0]["prompt"])
                     check_answer(converted[0]["response"], "response")
@@ -233,7 +235,7 @@ class _Reader:
                 self._set_aside(row, "neither the best nor the worst answer to its prompt")
         self.out.rows_used += 2
         extras = {k: v for k, v in chosen.items() if k not in ("response", "rating")}
-        pair = {"chosen": chosen["response"], "rejected": rejected["response"], "margin": chosen["rating"] - rejected["rating"]}
+        pair = {"chosen": chosen["response"], "rejected": rejected["response"], "margin": min(chosen["rating"] - rejected["rating"], FLOAT32_MAX)}
         self._add([{**extras, **pair}])
 
     def _add(self, pairs: list[dict[str, Any]]) -> None:

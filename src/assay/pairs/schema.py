@@ -79,6 +79,8 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     for name in names:
         values = [row.get(name) for row in rows]
+        if name in ("source", "subset", "category"):
+            values = [None if v is None else _as_text(v) for v in values]
         if name in COLUMNS:
             data[name] = pl.Series(name, values, dtype=COLUMNS[name], strict=False)
         else:

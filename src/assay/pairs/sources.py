@@ -26,7 +26,7 @@ SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json",
 
 DESCRIBING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
 """JSON files beside data that describe it."""
-SPLITS = {"train", "validation", "test", "dev", "filtered", "raw", "eval"}
+SPLITS = {"train", "validation", "val", "test", "dev", "filtered", "raw", "eval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +80,34 @@ def _files_in(folder: Path) -> list[Path]:
     if any(p.suffix == ".arrow" for p in files):  # a `datasets` folder: its .json files describe it
         files = [p for p in files if p.suffix == ".arrow"]
     files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    files = [p for p in files if p.name not in DESCRIBING and not p.name.endswith("aside.jsonl")]
+    files = [p for p in files if p.name not in DESCRIBING and p.name != "aside.jsonl" and not p.name.endswith(".aside.jsonl")]
     if not files:
         raise AssayError(f"{folder}: holds no data file; looked for {', '.join(SUFFIXES)}")
     return files
 
 
 def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
-    """The files whose path names ``split``; all, if none names any split."""
-    words = {path: set(re.split(r"[^a-z0-9]+", str(path.relative_to(folder)).lower())) for path in files}
-    there = sorted({split for said in words.values() for split in said & SPLITS})
+    """The files of ``split``, as the hub names them: a folder or the beginning of a file's name, ``train/``, ``data/train_prefs-00000-of-00001.parquet``.
+
+    All files, if none of them names a split.
+    """
+    named = {path: _split_of(path.relative_to(folder)) for path in files}
+    there = sorted({name for name in named.values() if name})
     if split is None or not there:
         return files
-    if split not in there:
+    chosen = [path for path, name in named.items() if name == split or (split not in there and name and name.split("_")[0] == split)]
+    if not chosen:
         raise AssayError(f"{folder}: has no split `{split}`, only {', '.join(there)}")
-    return [path for path in files if split in words[path]]
+    return chosen
+
+
+def _split_of(path: Path) -> str | None:
+    """The split a file belongs to by its name (up to the shard number) or by its folder; None if neither begins with the name of one."""
+    stem = re.split(r"-\d{4,}", path.name.split(".")[0])[0].lower()
+    for part in (stem, *(folder.lower() for folder in reversed(path.parts[:-1]))):
+        if part.split("_")[0] in SPLITS:
+            return part
+    return None
 
 
 def rows(source: str, *, split: str = "train", config: str | None = None, data_root: Path | None = None) -> Iterator[RawRow]:

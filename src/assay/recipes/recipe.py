@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assay.curate.steps import MODULES, AnyStep
 from assay.errors import AssayError, did_you_mean
+from assay.files import first_line
 from assay.train.config import TrainConfig
 
 
@@ -91,7 +92,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except UnicodeDecodeError:
         raise AssayError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
-    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter two: a date or a tag that makes no sense
+    except NOT_YAML as error:
         raise AssayError(f"{path}: not YAML: {_yaml_problem(error)}") from None
     if not isinstance(data, dict):
         raise AssayError(f"{path}: expected a recipe (name, sources, curate, train, evaluate), found {type(data).__name__ if data is not None else 'an empty file'}")
@@ -103,22 +104,28 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
         raise AssayError(_explain(path, data, error)) from None
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What PyYAML raises: its own error, and others for a date, a tag or a nesting that makes no sense."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice; YAML would silently take the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key.start_mark)
+            if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key `{key.value}` stands twice", key.start_mark)
-            seen.add(key.value)
+            seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 
 def _yaml_problem(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def _override(data: Any, override: str) -> None:
@@ -131,8 +138,10 @@ def _override(data: Any, override: str) -> None:
     for key in parents:
         here = _enter(here, key, override)
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, AttributeError):
+        value = yaml.load(text, Loader=_Loader)
+    except NOT_YAML as error:
+        if any(sign in text for sign in "{}[]"):
+            raise AssayError(f"--set {override}: not YAML: {_yaml_problem(error)}") from None
         value = text
     if isinstance(here, list):
         _enter(here, last, override)
@@ -158,7 +167,7 @@ def _enter(here: Any, key: str, override: str) -> Any:
 
 
 def _position(items: list[Any], key: str) -> int:
-    if key.isascii() and key.isdigit() and int(key) < len(items):
+    if key.isascii() and key.isdigit() and len(key) < 6 and int(key) < len(items):
         return int(key)
     return next((i for i, item in enumerate(items) if isinstance(item, dict) and item.get("kind") == key), -1)
 
@@ -185,10 +194,15 @@ def _mistake(data: dict[str, Any], error: dict[str, Any]) -> str:
             return f"{where} needs a `kind`. Steps: {', '.join(MODULES)}"
         return f"{where}: there is no step `{named}`.{did_you_mean(str(named), MODULES)} Steps: {', '.join(MODULES)}"
     if kind in ("model_type", "model_attributes_type"):
-        hint = f"; write `- {{kind: {given}}}`" if given in MODULES else ""
-        return f"{where}: expected fields, found {given!r}{hint}"
+        hint = f"; write `- {{kind: {given}}}`" if isinstance(given, str) and given in MODULES else ""
+        return f"{where}: expected fields, found {_short(given)}{hint}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where}: {message}, found {given!r}"
+    return f"{where}: {message}, found {_short(given)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _model_at(data: Any, place: list[Any]) -> tuple[type[BaseModel], str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from assay.pairs.schema import Message
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
+_JOINERS = re.compile("[\u00ad\u200b-\u200d\u2060\u20e3\ufe00-\ufe0f]")
+"""Characters that show how others are joined or drawn: soft hyphen, joiners, variation selectors, keycaps."""
 _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 """Scripts written without spaces: Chinese characters and Japanese syllables. Each counts as a word."""
 
@@ -16,7 +18,7 @@ def words(text: str) -> list[str]:
     """The words of a text, case folded, NFKC, without punctuation; line breaks and spacing make no difference."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    folded = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
+    folded = _UNSPACED.sub(r" \1 ", _JOINERS.sub("", unicodedata.normalize("NFKC", text).casefold()))
     return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded).split()
 
 

@@ -37,4 +37,6 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
 
 def _text(value: object) -> str:
     """A value as text, so that 1 and 1.0, true and True, Math and math are the same."""
-    return "(none)" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "(none)" if value is None else str(value).lower()

@@ -14,7 +14,7 @@ from assay.pairs.schema import answer_text
 
 MARKERS = re.compile(
     r"<\|(?:im_start|im_end|im_sep|endoftext|end_of_text|eot_id|eom_id|begin_of_text|start_header_id|end_header_id|user|assistant|system|end)\|?>"
-    r"|<(?:im_start|im_end|start_of_turn|end_of_turn)>|</s>|<\uff5c[^<>]{1,30}\uff5c>|\[/?INST\]|<</?SYS>>|<extra_id_[01]>"
+    r"|<(?:im_start|im_end|start_of_turn|end_of_turn)>|</s>(?=\s*\Z)|<\uff5c[^<>]{1,30}\uff5c>|\[/?INST\]|<</?SYS>>|<extra_id_[01]>"
     r"|(?:^|\n)(?:###\s*)?(?:Human|Assistant|User):(?=\s|$)|(?:^|\n)###\s*(?:Instruction|Response):"
 )
 
