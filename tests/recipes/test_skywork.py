@@ -46,7 +46,7 @@ def hub(tmp_path: Path) -> Path:
     for name, rows in sets.items():
         folder = tmp_path / "hub" / name
         folder.mkdir(parents=True)
-        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / ("filtered.jsonl" if name == "allenai/reward-bench" else "train.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "hub"
 
 

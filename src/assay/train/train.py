@@ -50,14 +50,13 @@ def train(pairs: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: P
     seen, held_out = split(pairs, config.validation)
     if seen.height == 0:
         raise AssayError(f"nothing to train on: {pairs.height} pairs, {held_out.height} of them held out (train.validation is {config.validation})")
-    start_over(folder, print_)
+    work = folder / "work"
+    start_over(work, print_)
     reward_model = from_backbone(locate(config.model), config.max_length, config.seed)
     tokens, truncated = tokenise(reward_model, seen)
     steps = config.max_steps or max(1, round(config.epochs * -(-seen.height // config.batch_size)))
-    work = folder / "work"
     precision = precision_of(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     more: list[TrainerCallback] = [_Report(progress)] if progress else []
-    work.mkdir(parents=True, exist_ok=True)
     trainer = PairTrainer(reward_model, tokens, held_out, config, precision, work, callbacks(config, work, held_out.height > 0, more), steps)
     start = last_complete(work)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
