@@ -32,11 +32,3 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def test_nothing_of_the_workplace_is_named() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    for name in tracked:
-        if name.endswith((".py", ".md", ".yaml", ".toml", ".j2")) and name != "tests/test_docs.py":
-            text = (ROOT / name).read_text(encoding="utf-8")
-            assert "/work/" not in text, name
