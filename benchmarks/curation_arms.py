@@ -180,7 +180,7 @@ def interval(values: list[float]) -> str:
     """Mean and half width of the 95% t interval."""
     t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)
     half = t * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{100 * float(np.mean(values)):.1f} &pm; {100 * half:.1f}"
+    return f"{100 * float(np.mean(values)):.1f} ± {100 * half:.1f}"
 
 
 def main() -> None:

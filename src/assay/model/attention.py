@@ -1,6 +1,6 @@
 """Attention for training on short sequences in bf16 on a CPU.
 
-There, PyTorch's fused attention kernel spends most of a training step in its backward pass; two plain matrix products are several times faster
+There, PyTorch's fused attention kernel is slow in its backward pass; with two plain matrix products the whole step is up to one and a half times faster
 (``benchmarks/attention.py``). In fp32, for scoring, for sequences beyond ``FEW_TOKENS`` and on a GPU the fused kernel is as fast or
 faster and is used. Both compute the same function.
 """
