@@ -1,13 +1,18 @@
 """The rolling-hash kernel against an obvious twin, and the normal form of texts."""
 
+import hashlib
 import unicodedata
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.curate.kernels import ngrams
+from assay.curate.kernels import tokens as tokens_module
 from assay.curate.kernels.text import key, normal, prompt_text, spaced, words
+from assay.curate.kernels.tokens import Hashes, Places, Tokens
 
 WORD = st.sampled_from(["a", "b", "c"])
 TEXT = st.lists(WORD, max_size=9).map(" ".join)
@@ -33,6 +38,12 @@ def longest_span(text: str, reference: str, n: int) -> str:
     return " ".join(max(runs, key=len))
 
 
+def first_shared(text: str, reference: str, n: int) -> int:
+    """The word of ``text`` at which its first n-gram begins that ``reference`` has."""
+    said, theirs = text.split(), grams(reference, n)
+    return next(i for i in range(len(said)) if tuple(said[i : i + n]) in theirs)
+
+
 def check(texts: list[str], references: list[str], n: int) -> None:
     found = ngrams.overlaps(texts, ngrams.index(references, n))
     assert len(found) == len(texts)
@@ -42,6 +53,7 @@ def check(texts: list[str], references: list[str], n: int) -> None:
         assert [hit.reference for hit in hits] == sorted(expected, key=lambda i: (-expected[i], i))
         for hit in hits:
             assert hit.span == longest_span(text, references[hit.reference], n)
+            assert hit.at == first_shared(text, references[hit.reference], n)
 
 
 @settings(deadline=None, max_examples=300)
@@ -50,10 +62,28 @@ def test_agrees_with_sets_of_tuples(texts: list[str], references: list[str], n: 
     check(texts, references, n)
 
 
+COLLISIONS: dict[str, Callable[[Hashes], Hashes]] = {
+    "all, at 0": np.zeros_like,
+    "all, at the highest": lambda hashes: np.full_like(hashes, 2**64 - 1),
+    "in two halves": lambda hashes: hashes & np.uint64(1),
+    "in what the filter looks at": lambda hashes: hashes & np.uint64(2**38 - 1),
+    "in what it does not look at": lambda hashes: hashes & ~np.uint64(2**38 - 1),
+}
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_colliding_hashes_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngrams, "_word_hash", lambda word: 7)
-    check(["a b c a b", "c c c", "b a", "", "a"], ["a b c", "b c a b c a", "c c c c", "a"], n)
+@pytest.mark.parametrize("collide", COLLISIONS.values(), ids=COLLISIONS)
+def test_colliding_hashes_change_nothing(n: int, collide: Callable[[Hashes], Hashes], monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def colliding(tokens: Tokens, size: int) -> tuple[Hashes, Places]:
+        called.append(size)
+        found, place = tokens_module.grams(tokens, size)
+        return collide(found), place
+
+    monkeypatch.setattr(ngrams, "grams", colliding)
+    check(["a b c a b", "c c c", "b a", "", "a", "c a b"], ["a b c", "b c a b c a", "c c c c", "a"], n)
+    assert called == [n, n]
 
 
 @settings(deadline=None, max_examples=100)
@@ -65,7 +95,7 @@ def test_a_text_covers_itself(texts: list[str], n: int) -> None:
         if len(text.split()) < n:
             assert hits == []
         else:
-            assert mine == [ngrams.Hit(i, 1.0, text)]
+            assert mine == [ngrams.Hit(i, 1.0, text, 0)]
             assert hits[0].coverage == 1.0
 
 
@@ -82,12 +112,12 @@ def test_nothing_on_either_side() -> None:
 
 def test_repeated_grams_count_once() -> None:
     (hits,) = ngrams.overlaps(["x a a y"], ngrams.index(["a a a a b"], 2))
-    assert hits == [ngrams.Hit(0, 0.5, "a a a a")]
+    assert hits == [ngrams.Hit(0, 0.5, "a a a a", 1)]
 
 
 def test_case_and_punctuation_are_ignored_on_both_sides() -> None:
     (hits,) = ngrams.overlaps(["THE, quick\nBrown fox!"], ngrams.index(["the quick (brown) fox jumps."], 3))
-    assert hits == [ngrams.Hit(0, 2 / 3, "the quick brown fox")]
+    assert hits == [ngrams.Hit(0, 2 / 3, "the quick brown fox", 0)]
 
 
 SPOKEN = st.lists(st.sampled_from(["straße", "Fox", "éclair", "x2", "naïve", "42"]), min_size=1, max_size=6)
@@ -127,7 +157,8 @@ def test_prompt_text_is_what_the_users_said() -> None:
 
 def test_key_depends_on_the_division_into_texts() -> None:
     assert len({key("ab", "c"), key("a", "bc"), key("abc"), key("c", "ab")}) == 4
-    assert len(key("ab")) == 32
+    assert all(0 <= key(text) < 2**64 for text in ("", "ab", "éclair"))
+    assert key("ab") == int(hashlib.sha256(b"ab").hexdigest()[:16], 16)
 
 
 def test_combining_marks_stay_in_their_words() -> None:
@@ -155,7 +186,7 @@ def test_an_underscore_is_punctuation() -> None:
 
 def test_ngrams_of_chinese() -> None:
     (hits,) = ngrams.overlaps(["请问：今天天气怎么样？谢谢"], ngrams.index(["今天天气怎么样"], 5))
-    assert hits == [ngrams.Hit(0, 1.0, "今 天 天 气 怎 么 样")]
+    assert hits == [ngrams.Hit(0, 1.0, "今 天 天 气 怎 么 样", 2)]
 
 
 @given(st.text(alphabet="aB3_é-. \n", max_size=12))

@@ -1,19 +1,20 @@
-"""Which texts share word n-grams with a set of reference texts, by rolling hashes, each hit checked on the words.
+"""Which texts share word n-grams with a set of reference texts: by rolling hashes, each hit checked on the words.
 
 The obvious twin (sets of tuples) is in the tests and must agree.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from assay.curate.kernels.text import words
+from assay.curate.kernels.tokens import Tokens, grams, tokenize
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+_BITS = np.uint64(26)
+"""Size of the filter before the exact lookup, as a power of two: 8 MB, which stays in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Reference:
     """For each hash, which text the n-gram is of."""
     start: NDArray[np.int64]
     """For each hash, the word of that text at which the n-gram begins."""
+    filter: NDArray[np.uint8]
+    """One bit for each value the leading bits of a hash can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +42,66 @@ class Hit:
     """The share of the reference's different n-grams that the text contains, 0 to 1."""
     span: str
     """The longest run of words of the reference of which the text has every n-gram."""
+    at: int
+    """The word of the text at which the first shared n-gram begins."""
 
 
 def index(texts: Sequence[str], n: int) -> Reference:
     """Index reference texts. Texts of fewer than ``n`` words have no n-gram and can't be hit."""
-    tokens = [words(text) for text in texts]
-    hashes, owner, start = _grams(tokens, n)
+    tokens = tokenize(texts)
+    hashes, place = grams(tokens, n)
     order = np.argsort(hashes, kind="stable")
-    return Reference(n, tokens, hashes[order], owner[order], start[order])
+    owner = tokens.owner()[place[order]] if len(place) else np.zeros(0, np.int64)
+    lists = [tokens.words(a, b) for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    there = np.zeros(1 << int(_BITS), np.bool_)
+    there[(hashes >> (np.uint64(64) - _BITS)).astype(np.int64)] = True
+    bits = np.packbits(there, bitorder="little")
+    return Reference(n, lists, hashes[order], owner, place[order] - tokens.offsets[owner], bits)
 
 
-def overlaps(texts: Sequence[str], reference: Reference) -> list[list[Hit]]:
+def _bit(slot: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.left_shift(np.uint8(1), (slot & np.uint64(7)).astype(np.uint8))
+
+
+def overlaps(texts: Sequence[str] | pl.Series, reference: Reference) -> list[list[Hit]]:
     """For each text, the reference texts it shares an n-gram with, the highest coverage first."""
-    tokens = [words(text) for text in texts]
-    hashes, owner, start = _grams(tokens, reference.n)
-    left = np.searchsorted(reference.hashes, hashes, side="left")
-    right = np.searchsorted(reference.hashes, hashes, side="right")
-    shared: list[dict[int, set[int]]] = [defaultdict(set) for _ in texts]
-    for i in np.flatnonzero(right > left):
-        text, begin = int(owner[i]), int(start[i])
-        gram = tokens[text][begin : begin + reference.n]
+    hits: list[list[Hit]] = [[] for _ in range(len(texts))]
+    tokens = tokenize(texts)
+    for text, found in _shared(tokens, reference).items():
+        hits[text] = _hits(found, reference)
+    return hits
+
+
+def _shared(tokens: Tokens, reference: Reference) -> dict[int, dict[int, dict[int, int]]]:
+    """For each text with a hit: reference text -> word there -> word here."""
+    hashes, place = grams(tokens, reference.n)
+    slot = hashes >> (np.uint64(64) - _BITS)
+    maybe = np.flatnonzero(reference.filter[(slot >> np.uint64(3)).astype(np.int64)] & _bit(slot))
+    left = np.searchsorted(reference.hashes, hashes[maybe], side="left")
+    right = np.searchsorted(reference.hashes, hashes[maybe], side="right")
+    shared: dict[int, dict[int, dict[int, int]]] = {}
+    hit = np.flatnonzero(right > left)
+    owner = np.searchsorted(tokens.offsets, place[maybe[hit]], side="right") - 1
+    said: list[str] = []
+    last = -1
+    for i, text in zip(hit.tolist(), owner.tolist(), strict=True):
+        if text != last:
+            said, last = tokens.words(int(tokens.offsets[text]), int(tokens.offsets[text + 1])), text
+        here = int(place[maybe[i]] - tokens.offsets[text])
         for j in range(left[i], right[i]):
             item, at = int(reference.owner[j]), int(reference.start[j])
-            if reference.words[item][at : at + reference.n] == gram:
-                shared[text][item].add(at)
-    return [_hits(found, reference) for found in shared]
+            if reference.words[item][at : at + reference.n] == said[here : here + reference.n]:
+                shared.setdefault(text, defaultdict(dict))[item].setdefault(at, here)
+    return shared
 
 
-def _hits(found: dict[int, set[int]], reference: Reference) -> list[Hit]:
+def _hits(found: dict[int, dict[int, int]], reference: Reference) -> list[Hit]:
     hits = []
     for item, starts in found.items():
         item_words, n = reference.words[item], reference.n
         different = {tuple(item_words[i : i + n]) for i in range(len(item_words) - n + 1)}
         matched = {tuple(item_words[i : i + n]) for i in starts}
-        hits.append(Hit(item, len(matched) / len(different), _longest_span(item_words, sorted(starts), n)))
+        hits.append(Hit(item, len(matched) / len(different), _longest_span(item_words, sorted(starts), n), min(starts.values())))
     return sorted(hits, key=lambda hit: (-hit.coverage, hit.reference))
 
 
@@ -84,25 +113,3 @@ def _longest_span(item_words: list[str], starts: list[int], n: int) -> str:
         if last - first > best[1] - best[0]:
             best = (first, last)
     return " ".join(item_words[best[0] : best[1] + n])
-
-
-def _grams(tokens: list[list[str]], n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Hash, text and first word of every n-gram of every text; a gram never crosses from one text into the next."""
-    lengths = np.array([len(t) for t in tokens], dtype=np.int64)
-    vocabulary: dict[str, int] = {}
-    codes = np.fromiter((vocabulary.setdefault(w, len(vocabulary)) for t in tokens for w in t), np.int64, int(lengths.sum()))
-    hashed = np.fromiter(map(_word_hash, vocabulary), np.uint64, len(vocabulary))
-    stream = hashed[codes] if len(codes) else np.zeros(0, np.uint64)
-    owner = np.repeat(np.arange(len(tokens)), lengths)
-    start = np.arange(len(stream)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    if len(stream) < n:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    rolled = np.zeros(len(stream) - n + 1, np.uint64)
-    for offset in range(n):
-        rolled = rolled * _BASE + stream[offset : offset + len(rolled)]
-    inside = owner[: len(rolled)] == owner[n - 1 :]
-    return rolled[inside], owner[: len(rolled)][inside], start[: len(rolled)][inside]
-
-
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
