@@ -5,6 +5,7 @@ the first call, so that ``import assay`` is quick and needs no PyTorch.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import AssayError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from assay.pairs.read import read
     from assay.score.scorer import load_scorer
     from assay.train.train import train
+
+# The allocator of Polars keeps freed memory for itself for seconds, which with many shards is most of what a process holds. It reads this when Polars is loaded.
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:200,background_thread:true")
 
 __version__ = "0.1.0"
 __all__ = ["AssayError", "curate", "evaluate", "load_scorer", "read", "train"]

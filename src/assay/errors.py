@@ -17,6 +17,11 @@ class MissingExtra(AssayError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f'{feature} needs the optional packages of Assay: pip install "assay[{extra}]"')
+        self.said = (feature, extra)
+
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
+        """What pickle needs to bring it over from another process."""
+        return MissingExtra, self.said
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

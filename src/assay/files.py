@@ -72,7 +72,57 @@ def read_json(path: Path) -> Any:
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a frame as zstd Parquet in row groups of 20,000; equal frames give equal bytes."""
     with atomic(path) as temporary:
-        pq.write_table(frame.to_arrow(), temporary, compression="zstd", row_group_size=20_000)
+        pq.write_table(frame.to_arrow(), temporary, compression="zstd", row_group_size=ROW_GROUP)
+
+
+ROW_GROUP = 20_000
+
+
+class ParquetStream:
+    """A Parquet file written frame by frame, all or nothing; its bytes depend on the rows alone, not on how they were cut into frames.
+
+    Without a single frame no file is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._target = atomic(path)
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pl.DataFrame] = []
+        self._rows = 0
+
+    def __enter__(self) -> "ParquetStream":
+        self._path = self._target.__enter__()
+        return self
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Add rows; all frames have the same columns."""
+        self._waiting.append(frame)
+        self._rows += frame.height
+        if self._rows >= ROW_GROUP:
+            whole = pl.concat(self._waiting)
+            full = whole.height // ROW_GROUP * ROW_GROUP
+            for start in range(0, full, ROW_GROUP):
+                self._group(whole.slice(start, ROW_GROUP))
+            self._waiting, self._rows = [whole.slice(full)], whole.height - full
+
+    def _group(self, frame: pl.DataFrame) -> None:
+        table = frame.to_arrow().combine_chunks()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is None and self._waiting and (self._rows or self._writer is None):
+                self._group(pl.concat(self._waiting))
+            if self._writer is not None:
+                self._writer.close()
+        except BaseException as late:
+            self._target.__exit__(type(late), late, late.__traceback__)
+            raise
+        if self._writer is None and error[0] is None:
+            error = (FileNotFoundError, FileNotFoundError("no frame was written"), None)
+        self._target.__exit__(*error)
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
@@ -118,6 +168,20 @@ def _fingerprint_of(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     said = read_json(manifest) if manifest.is_file() else None
     return said.get("fingerprint") if isinstance(said, dict) else None
+
+
+def claim(folder: Path) -> None:
+    """Make ``folder`` ours, so that a later run knows its content as Assay's; what Assay left there stays.
+
+    Raises:
+        AssayError: the folder holds something that is not Assay's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    started = folder / ".started"
+    if not started.is_file():
+        if any(folder.iterdir()) and _fingerprint_of(folder) is None:
+            raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
+        write_text(started, "a curation")
 
 
 def start_over(folder: Path, print_: str) -> None:

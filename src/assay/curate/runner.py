@@ -5,29 +5,37 @@ What it writes to its folder::
     kept.parquet      the curated set
     dropped.parquet   the rows that went, whole
     ledger.parquet    one line a row read: where it ended and why
+    pool/             the rows as they came in, in shards
     steps/01-.../     the verdicts of each step; a step whose manifest exists is not run again
     manifest.json     inputs, steps, counts and hashes; written last
 
-Rows are ordered and named by their content, so neither the order of the input, nor the number of shards or processes, nor an interruption
-changes a byte of the result.
+Rows are ordered and named by their content, so neither the order of the input, nor the number of shards or processes, nor the engine, nor an
+interruption changes a byte of the result. Texts stay on disk; in memory is what decides, some hundred bytes a row.
 """
 
-import multiprocessing
+import itertools
+import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
 from assay import __version__
+from assay.curate import engine as engines
 from assay.curate import kernels
-from assay.curate.step import VERDICT, Context, Fit, Kernel
+from assay.curate.engine import Engine, Tick
+from assay.curate.pool import SEPARATOR, Pool, ingest, load
+from assay.curate.step import VERDICT, Context, Fit, Likelihood, Score, current_features
 from assay.curate.steps import MODULES, AnyStep
 from assay.errors import AssayError, did_you_mean
 from assay.files import (
     MANIFEST,
+    ParquetStream,
+    claim,
     fingerprint,
     is_done,
     read_json,
@@ -37,13 +45,13 @@ from assay.files import (
     write_json,
     write_parquet,
 )
-from assay.pairs.schema import answer_text, conform, number_copies
+from assay.pairs.schema import answer_text, conform, pair_id
 
 OUTPUTS = ("kept.parquet", "dropped.parquet", "ledger.parquet")
-KEPT, FLIPPED = "kept", "kept, flipped"
+KEPT, FLIPPED, TRIMMED, BOTH = STAYED = ("kept", "kept, flipped", "kept, trimmed", "kept, flipped and trimmed")
 """What the ledger says of rows that no step dropped."""
-SMALL = 5_000
-"""Below this many rows a process pool costs more than it saves."""
+SMALL = 64 << 20
+"""Below this many bytes of pairs a process pool costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,82 +66,113 @@ class Curated:
         return read_parquet(self.folder / "kept.parquet")
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a curation is given to work with; none of it changes the result but by what it computes."""
+
+    fit: Fit | None = None
+    """Trains the models that ``agree`` judges with; ``assay.train.fit.fitter`` makes one."""
+    score: Score | None = None
+    """Scores pairs by a scorer's spec; ``assay.score.sides.sides`` does."""
+    likelihood: Likelihood | None = None
+    """Runs causal language models for ``perplexity``; ``assay.score.likelihood.measurer`` makes one."""
+    data_root: Path | None = None
+    """A folder with copies of hub data sets."""
+    say: Callable[[str], None] = lambda _: None
+    """Called with a line of progress."""
+    tick: Callable[[str], AbstractContextManager[Tick]] = lambda _: nullcontext(lambda *_: None)
+    """Shows how far a named piece of work is."""
+    done: Callable[[dict[str, Any]], None] = lambda _: None
+    """Called with the account of each step as it ends."""
+
+
 def curate(
-    pairs: pl.DataFrame,
+    pairs: pl.DataFrame | Path,
     steps: Sequence[AnyStep],
     folder: Path,
     *,
-    shards: int = 16,
+    shards: int | None = None,
     workers: int = 1,
-    fit: Fit | None = None,
-    data_root: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    done: Callable[[dict[str, Any]], None] = lambda _: None,
+    engine: engines.Name = "local",
+    dry_run: bool = False,
+    **tools: Any,
 ) -> Curated:
     """Run ``steps`` over ``pairs`` in order and write the result to ``folder``; resume what an earlier call left there.
 
+    Work of another input is removed; after a change of the steps those before the first changed one are not run again.
+
     Args:
-        pairs: a pair table, see ``assay.read``.
+        pairs: a pair table, see ``assay.read``, or the Parquet file of one.
         steps: configurations of steps, see ``assay.curate.steps``.
-        folder: where everything is written. Work of another input or configuration that lies there is removed.
-        shards: parts into which kernels split the rows. Does not change the result.
+        folder: where everything is written.
+        shards: parts into which the rows are cut; by their size if not given. Does not change the result.
         workers: processes that share the shards. Does not change the result.
-        fit: trains the models that ``agree`` judges with; ``assay.train.fit.fit`` does.
-        data_root: a folder with copies of hub data sets.
-        say: called with a line of progress.
-        done: called with the account of each step as it ends.
+        engine: ``local`` or ``ray``. Does not change the result.
+        dry_run: stop before anything is removed: verdicts and accounts are made, kept, dropped and ledger are not.
+        tools: fields of ``Tools``.
 
     Raises:
         AssayError: a step's configuration does not fit the rows, or a benchmark file cannot be read.
     """
-    pool = number_copies(conform(pairs))
-    content = _content(pool)
-    inputs = [_inputs(step, data_root) for step in steps]
-    print_ = fingerprint(content, [s.model_dump() for s in steps], inputs, kernels.VERSION)
-    if is_done(folder, print_) and all((folder / name).is_file() for name in OUTPUTS):
+    given = Tools(**tools)
+    if isinstance(pairs, Path) and not pairs.is_file():
+        raise AssayError(f"{pairs}: no such file; expected a pair table, see `assay read`")
+    _check_sources(steps, pairs)
+    claim(folder)
+    if isinstance(pairs, pl.DataFrame):
+        file = folder / "input.parquet"
+        write_parquet(file, conform(pairs))
+    else:
+        file = pairs
+    if dry_run and (folder / MANIFEST).is_file():
+        return _already(file, steps, folder, given)
+    small = engine == "local" and file.stat().st_size < SMALL
+    with engines.start(engine, 1 if small else workers) as running:
+        with given.tick("sorting into shards") as tick:
+            pool = ingest(file, folder / "pool", running, shards=shards, tick=tick)
+        if isinstance(pairs, pl.DataFrame):
+            file.unlink(missing_ok=True)
+        inputs = [_inputs(step, given.data_root) for step in steps]
+        print_ = fingerprint(pool.content, [s.model_dump() for s in steps], inputs, kernels.VERSION)
+        if is_done(folder, print_) and all((folder / name).is_file() for name in OUTPUTS):
+            return Curated(folder, read_json(folder / MANIFEST))
+        alive = pool.column("source", "category")
+        for name in (MANIFEST, *OUTPUTS):
+            (folder / name).unlink(missing_ok=True)
+        alive, accounts = _run_steps(pool, alive, steps, inputs, folder, running, given)
+        about = {"fingerprint": print_, "assay": __version__, "input": pool.content, "steps": [s.model_dump() for s in steps], "read": pool.height, "accounts": accounts}
+        if dry_run:
+            return Curated(folder, about | {"kept": alive.height, "dropped": pool.height - alive.height, "dry_run": True})
+        return _finish(folder, pool, alive, about)
+
+
+def _already(file: Path, steps: Sequence[AnyStep], folder: Path, given: Tools) -> Curated:
+    """The finished curation in ``folder``, if it is of these rows by these steps.
+
+    Raises:
+        AssayError: it is another; a dry run would undo it.
+    """
+    with TemporaryDirectory() as elsewhere:
+        content = ingest(file, Path(elsewhere), engines.HERE).content
+    if file.parent == folder:
+        file.unlink()
+    inputs = [_inputs(step, given.data_root) for step in steps]
+    if is_done(folder, fingerprint(content, [s.model_dump() for s in steps], inputs, kernels.VERSION)):
         return Curated(folder, read_json(folder / MANIFEST))
-    _check_sources(steps, pool)
-    start_over(folder, print_)
-    mapper = _mapper(shards, workers)
-    about = {"fingerprint": print_, "assay": __version__, "input": content, "steps": [s.model_dump() for s in steps], "read": pool.height}
-    books = _Books([], [], [])
-    chain = content
-    for number, (step, given) in enumerate(zip(steps, inputs, strict=True), start=1):
-        name = f"{number:02d}-{step.kind}"
-        chain = fingerprint(chain, step.model_dump(), given, kernels.VERSION)
-        workdir = folder / "steps" / name
-        context = Context(pool, mapper, workdir / "work", data_root, fit, say)
-        verdicts = _judged(step, context, workdir, chain)
-        before = pool
-        pool, gone, lines = _apply(pool, verdicts, name)
-        books.dropped.append(gone)
-        books.ledger.append(lines)
-        books.accounts.append(_account(name, before, pool, gone, verdicts))
-        done(books.accounts[-1])
-    return _finish(folder, pool, books, about)
+    raise AssayError(f"{folder}: holds a curation by other steps or of other rows, which a dry run would undo; give another folder")
 
 
-@dataclass(frozen=True, slots=True)
-class _Books:
-    """What each step did: the rows that went, their lines in the ledger, and the sums."""
-
-    dropped: list[pl.DataFrame]
-    ledger: list[pl.DataFrame]
-    accounts: list[dict[str, Any]]
-
-
-def _check_sources(steps: Sequence[AnyStep], pool: pl.DataFrame) -> None:
+def _check_sources(steps: Sequence[AnyStep], pairs: pl.DataFrame | Path) -> None:
     """A source that a step names and no row has is a slip, and the step would silently do nothing."""
-    there = sorted(set(pool["source"].drop_nulls()))
+    if all(step.only is None for step in steps):
+        return
+    rows = pairs.lazy() if isinstance(pairs, pl.DataFrame) else pl.scan_parquet(pairs, glob=False)
+    named = "source" in rows.collect_schema()
+    there = sorted(rows.select(pl.col("source").cast(pl.String).unique()).collect()["source"].drop_nulls()) if named else []
     for step in steps:
         for name in step.only or []:
             if name not in there:
                 raise AssayError(f"step `{step.kind}`: no row has the source `{name}`.{did_you_mean(name, there)} Sources: {', '.join(there) or 'none'}")
-
-
-def _content(pool: pl.DataFrame) -> str:
-    columns = [pool.columns, [str(t) for t in pool.dtypes]]
-    return fingerprint(columns, [fingerprint(row) for row in pool.iter_rows()])
 
 
 def _inputs(step: AnyStep, data_root: Path | None) -> str:
@@ -141,86 +180,103 @@ def _inputs(step: AnyStep, data_root: Path | None) -> str:
     return reads(step, data_root) if reads else ""
 
 
-def _mapper(shards: int, workers: int) -> Callable[[Kernel, pl.DataFrame], pl.DataFrame]:
-    def run(kernel: Kernel, rows: pl.DataFrame) -> pl.DataFrame:
-        shard = rows["id"].str.slice(0, 8).str.to_integer(base=16) % shards
-        parts = [rows.filter(shard == i) for i in range(shards)]
-        parts = [part for part in parts if part.height] or [rows]
-        if workers == 1 or rows.height < SMALL:
-            results = [kernel(part) for part in parts]
-        else:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes:
-                results = list(processes.map(kernel, parts))
-        return pl.concat(results).sort("id", "copy")
-
-    return run
-
-
-def _judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> pl.DataFrame:
-    """The verdicts of a step: from its folder if it is done there, otherwise by running it."""
-    if is_done(workdir, print_):
-        return read_parquet(workdir / "verdicts.parquet")
-    workdir.mkdir(parents=True, exist_ok=True)
-    rows = context.pool if step.only is None else context.pool.filter(pl.col("source").is_in(step.only))
-    if rows.height == 0:
-        verdicts = pl.DataFrame(schema=VERDICT)
-    else:
-        verdicts = MODULES[step.kind].judge(rows, step, context).sort("id", "copy")
-    write_parquet(workdir / "verdicts.parquet", verdicts)
-    write_json(workdir / MANIFEST, {"fingerprint": print_, "step": step.model_dump()})
-    return verdicts
+def _run_steps(pool: Pool, alive: pl.DataFrame, steps: Sequence[AnyStep], inputs: list[str], folder: Path, engine: Engine, tools: Tools) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """The rows that stay, with their marks and new columns, and what each step did."""
+    names = [f"{number:02d}-{step.kind}" for number, step in enumerate(steps, start=1)]
+    for old in (folder / "steps").glob("*"):
+        if old.name not in names:
+            shutil.rmtree(old)
+    accounts = []
+    chain = pool.content
+    lengths = _lengths(pool, alive, folder / "pool" / "features", engine)
+    for name, step, given in zip(names, steps, inputs, strict=True):
+        chain = fingerprint(chain, step.model_dump(), given, kernels.VERSION)
+        workdir = folder / "steps" / name
+        context = Context(pool, alive, engine, workdir / "work", tools.data_root, tools.fit, tools.score, tools.likelihood, tools.say, {}, tools.tick)
+        verdicts, notes = judged(step, context, workdir, chain)
+        before, before_lengths = alive, lengths
+        alive = _apply(alive, verdicts)
+        lengths = before_lengths.join(alive.select("row"), on="row", how="semi")
+        if verdicts["flip"].any() or verdicts["trim"].is_not_null().any():
+            lengths = _lengths(pool, alive, workdir / "features", engine)
+        accounts.append(_account(name, before, alive, verdicts, before_lengths, lengths, notes))
+        tools.done(accounts[-1])
+    return alive, accounts
 
 
-def _apply(pool: pl.DataFrame, verdicts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """(rows that stay, rows that go, their lines in the ledger); flips and new columns are applied to both."""
-    key = ["id", "copy"]
+def _lengths(pool: Pool, alive: pl.DataFrame, workdir: Path, engine: Engine) -> pl.DataFrame:
+    return current_features(pool, alive, workdir, engine).select("row", "chosen_chars", "rejected_chars")
+
+
+def judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The verdicts of a step and its notes: from its folder if it is done there, otherwise by running it."""
+    file = workdir / "verdicts.parquet"
+    if not is_done(workdir, print_):
+        start_over(workdir, print_)
+        rows = context.alive if step.only is None else context.alive.filter(pl.col("source").is_in(step.only))
+        empty = pl.DataFrame(schema=VERDICT)
+        verdicts = MODULES[step.kind].judge(rows, step, context).sort("row") if rows.height else empty
+        names = context.pool.column("id", "copy")
+        write_parquet(file, verdicts.join(names, on="row", how="left", maintain_order="left").select("id", "copy", pl.all().exclude("id", "copy")))
+        write_json(workdir / MANIFEST, {"fingerprint": print_, "step": step.model_dump(), "notes": context.notes})
+        shutil.rmtree(workdir / "work", ignore_errors=True)
+    return read_parquet(file).drop("id", "copy"), read_json(workdir / MANIFEST)["notes"]
+
+
+def _apply(alive: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    """The rows that stay, with flips, trims and new columns of this step joined to those of earlier ones."""
     more = [c for c in verdicts.columns if c not in VERDICT]
-    fresh = verdicts.select(*key, "flip", *more).rename({"flip": "_flip", **{c: f"_new_{c}" for c in more}})
-    marked = pool.join(fresh, on=key, how="left", maintain_order="left").with_columns(
-        pl.coalesce(f"_new_{c}", *([c] if c in pool.columns else [])).alias(c) for c in more
-    ).drop([f"_new_{c}" for c in more])
-    flip = pl.col("_flip").fill_null(False)
-    if verdicts["flip"].any():
-        before = pl.col("flipped").fill_null(False) if "flipped" in pool.columns else pl.lit(False)
-        marked = marked.with_columns(
-            chosen=pl.when(flip).then("rejected").otherwise("chosen"),
-            rejected=pl.when(flip).then("chosen").otherwise("rejected"),
-            margin=pl.when(~flip).then("margin"),
-            flipped=before ^ flip,
-        )
-    marked = marked.drop("_flip")
-    against = verdicts.filter(~pl.col("keep"))
-    gone = marked.join(against, on=key, how="semi", maintain_order="left")
-    lines = gone.select(*key, "source", "category").join(against.select(*key, step=pl.lit(name), reason="reason", score="score", because_of="because_of"), on=key, how="left", maintain_order="left")
-    return marked.join(against, on=key, how="anti", maintain_order="left"), gone, lines
+    stay = alive.join(verdicts.filter(~pl.col("keep")), on="row", how="anti", maintain_order="left")
+    marks = [c for c, there in (("flip", verdicts["flip"].any()), ("trim", verdicts["trim"].is_not_null().any())) if there]
+    if not (marks or more):
+        return stay
+    fresh = verdicts.select("row", *marks, *more).rename({c: f"_new_{c}" for c in (*marks, *more)})
+    stay = stay.join(fresh, on="row", how="left", maintain_order="left")
+    for c in more:
+        stay = stay.with_columns(pl.coalesce(f"_new_{c}", *([c] if c in alive.columns else [])).alias(c))
+    if "flip" in marks:
+        before = pl.col("flipped").fill_null(False) if "flipped" in alive.columns else pl.lit(False)
+        stay = stay.with_columns(flipped=before ^ pl.col("_new_flip").fill_null(False))
+    if "trim" in marks:
+        both = [c for c in ("trim", "_new_trim") if c in stay.columns]
+        stay = stay.with_columns(trim=pl.concat_str(both, separator=SEPARATOR, ignore_nulls=True).replace("", None))
+    return stay.drop([c for c in stay.columns if c.startswith("_new_")])
 
 
-def bias(rows: pl.DataFrame) -> dict[str, float | int]:
+def length_bias(lengths: pl.DataFrame) -> dict[str, float | int]:
     """What a set of pairs gives away by length: its rows, the share whose chosen answer is longer (ties half), the mean lengths."""
-    if rows.height == 0:
+    if lengths.height == 0:
         return {"rows": 0}
-    chosen = [len(answer_text(m)) for (m,) in rows.select("chosen").iter_rows()]
-    rejected = [len(answer_text(m)) for (m,) in rows.select("rejected").iter_rows()]
-    longer = sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected, strict=True))
+    chosen, rejected = pl.col("chosen_chars").cast(pl.Int64), pl.col("rejected_chars").cast(pl.Int64)
+    sums = lengths.select(longer=2 * (chosen > rejected).sum() + (chosen == rejected).sum(), chosen=chosen.sum(), rejected=rejected.sum()).row(0)
     return {
-        "rows": rows.height,
-        "chosen_longer": longer / rows.height,
-        "chosen_chars": sum(chosen) / rows.height,
-        "rejected_chars": sum(rejected) / rows.height,
+        "rows": lengths.height,
+        "chosen_longer": sums[0] / 2 / lengths.height,
+        "chosen_chars": sums[1] / lengths.height,
+        "rejected_chars": sums[2] / lengths.height,
     }
 
 
-def _account(name: str, before: pl.DataFrame, after: pl.DataFrame, gone: pl.DataFrame, verdicts: pl.DataFrame) -> dict[str, Any]:
+def bias(rows: pl.DataFrame) -> dict[str, float | int]:
+    """``length_bias`` of whole pairs."""
+    chosen, rejected = ([len(answer_text(m)) for m in rows[side]] for side in ("chosen", "rejected"))
+    return length_bias(pl.DataFrame({"chosen_chars": chosen, "rejected_chars": rejected}, schema={"chosen_chars": pl.UInt32, "rejected_chars": pl.UInt32}))
+
+
+def _account(name: str, before: pl.DataFrame, after: pl.DataFrame, verdicts: pl.DataFrame, before_lengths: pl.DataFrame, after_lengths: pl.DataFrame, notes: dict[str, Any]) -> dict[str, Any]:
+    gone = before.join(verdicts.filter(~pl.col("keep")), on="row", how="semi")
     return {
         "step": name,
         "judged": verdicts.height,
-        "before": bias(before),
-        "after": bias(after),
+        "before": length_bias(before_lengths),
+        "after": length_bias(after_lengths),
         "dropped": gone.height,
         "flipped": int((verdicts["flip"] & verdicts["keep"]).sum()),
+        "trimmed": int((verdicts["trim"].is_not_null() & verdicts["keep"]).sum()),
         "dropped_by_source": _counts(gone, "source"),
         "dropped_by_category": _counts(gone, "category"),
         "kept_by_source": _counts(after, "source"),
+        "notes": notes,
     }
 
 
@@ -229,27 +285,66 @@ def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
     return dict(counted.iter_rows())
 
 
-def _finish(folder: Path, pool: pl.DataFrame, books: _Books, about: dict[str, Any]) -> Curated:
-    """Write the result, the manifest last; check that every row read is in it once."""
-    flipped = pl.col("flipped") if "flipped" in pool.columns else pl.lit(False)
-    stayed = pool.select(
-        "id",
-        "copy",
-        "source",
-        "category",
-        step=pl.when(flipped).then(pl.lit(FLIPPED)).otherwise(pl.lit(KEPT)),
-        reason=pl.lit(None, pl.String),
-        score=pl.lit(None, pl.Float64),
-        because_of=pl.lit(None, pl.String),
-    )
-    dropped = pl.concat(books.dropped, how="diagonal_relaxed").sort("id", "copy") if books.dropped else pool.clear()
-    ledger = pl.concat([*books.ledger, stayed]).sort("id", "copy")
-    kept = pool.rename({"copy": "row_copy"}).with_columns(row_id="id")
-    if not (pool.height + dropped.height == about["read"] == ledger.height == ledger.select("id", "copy").n_unique()):
-        raise RuntimeError(f"rows are lost: {about['read']} read, {pool.height} kept, {dropped.height} dropped, {ledger.height} in the ledger")
-    for name, table in zip(OUTPUTS, (conform(kept).sort("row_id", "row_copy"), dropped, ledger), strict=True):
-        write_parquet(folder / name, table)
+LEDGER = {"id": pl.String, "copy": pl.Int32, "source": pl.String, "category": pl.String, "step": pl.String, "reason": pl.String, "score": pl.Float64, "because_of": pl.String}
+
+
+def _finish(folder: Path, pool: Pool, alive: pl.DataFrame, about: dict[str, Any]) -> Curated:
+    """Write the result shard by shard, the manifest last; check that every row read is in it once."""
+    added = [c for c in alive.columns if c not in ("row", "source", "category", "flipped", "trim")]
+    marks = [c for c in ("flipped", "trim") if c in alive.columns]
+    last = _last_lines(folder)
+    counts = dict.fromkeys(OUTPUTS, 0)
+    first = pool.first()
+    with ParquetStream(folder / OUTPUTS[0]) as kept, ParquetStream(folder / OUTPUTS[1]) as dropped, ParquetStream(folder / OUTPUTS[2]) as ledger:
+        for i, (a, b) in enumerate(itertools.pairwise(first)):
+            rows = pl.DataFrame({"row": pl.arange(a, b, eager=True, dtype=pl.UInt32)})
+            marked = rows.join(alive.select("row", *marks, *added), on="row", how="left", maintain_order="left").with_columns(stays=rows["row"].is_in(alive["row"].implode()))
+            frame = load(pool.shard(i), a, marked, [*pool.columns, "copy"])
+            lines = _lines(frame, marked, last)
+            frame = frame.drop(added, strict=False).hstack(marked.select(*added, *(c for c in marks if c == "flipped")))
+            stays, gone = frame.filter(marked["stays"]), frame.filter(~marked["stays"]).drop("flipped", strict=False)
+            for name, stream, table in zip(OUTPUTS, (kept, dropped, ledger), (_renamed(stays, marked), gone, lines), strict=True):
+                stream.write(table)
+                counts[name] += table.height
+    if not (counts["kept.parquet"] + counts["dropped.parquet"] == about["read"] == counts["ledger.parquet"] and counts["kept.parquet"] == alive.height):
+        raise RuntimeError(f"rows are lost: {about['read']} read, {counts}")
     hashes = {name: sha256_file(folder / name) for name in OUTPUTS}
-    manifest = {**about, "kept": pool.height, "dropped": dropped.height, "accounts": books.accounts, "sha256": hashes}
+    manifest = {**about, "kept": alive.height, "dropped": counts["dropped.parquet"], "sha256": hashes}
     write_json(folder / MANIFEST, manifest)
     return Curated(folder, manifest)
+
+
+def _last_lines(folder: Path) -> pl.LazyFrame:
+    """For every row that was dropped, flipped or trimmed, what the last step to do so said."""
+    parts = []
+    for step in sorted(p.parent for p in folder.glob(f"steps/*/{MANIFEST}")):
+        did = ~pl.col("keep") | pl.col("flip") | pl.col("trim").is_not_null()
+        parts.append(pl.scan_parquet(step / "verdicts.parquet").filter(did).select("row", "reason", "score", "because_of", gone=pl.when(~pl.col("keep")).then(pl.lit(step.name))))
+    empty = pl.LazyFrame(schema={"row": pl.UInt32, "reason": pl.String, "score": pl.Float64, "because_of": pl.String, "gone": pl.String})
+    return pl.concat([empty, *parts])
+
+
+def _lines(frame: pl.DataFrame, marked: pl.DataFrame, last: pl.LazyFrame) -> pl.DataFrame:
+    """The ledger of a shard."""
+    numbers = marked["row"]
+    said = last.filter(pl.col("row").is_between(numbers.min() or 0, numbers.max() or 0)).collect().unique("row", keep="last", maintain_order=True)
+    none = pl.lit(False)
+    flipped = marked["flipped"].fill_null(False) if "flipped" in marked.columns else none
+    trimmed = marked["trim"].is_not_null() if "trim" in marked.columns else none
+    lines = frame.select("id", "copy", "source", "category").with_columns(numbers, flipped_=flipped, trimmed_=trimmed).join(said, on="row", how="left", maintain_order="left")
+    changed = pl.when("flipped_").then(pl.when("trimmed_").then(pl.lit(BOTH)).otherwise(pl.lit(FLIPPED))).when("trimmed_").then(pl.lit(TRIMMED)).otherwise(pl.lit(KEPT))
+    lines = lines.with_columns(step=pl.coalesce("gone", changed))
+    told = pl.col("step") != KEPT  # a row flipped and flipped back has nothing to tell
+    return lines.select((pl.when(told).then(c) if c in ("reason", "score", "because_of") else pl.col(c)).cast(t).alias(c) for c, t in LEDGER.items())
+
+
+def _renamed(kept: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
+    """Kept rows under the id of what they now say, with the id they came in under."""
+    kept = kept.rename({"copy": "row_copy"}).with_columns(row_id="id")
+    changed = [c for c in ("flipped", "trim") if c in marked.columns]
+    if not changed:
+        return kept
+    touched = marked.filter("stays").select(pl.any_horizontal((pl.col(c) if c == "flipped" else pl.col(c).is_not_null()).fill_null(False) for c in changed)).to_series()
+    ids = [pair_id(*row) if t else old for t, old, row in zip(touched, kept["id"], kept.select("prompt", "chosen", "rejected").iter_rows(), strict=True)]
+    return kept.with_columns(pl.Series("id", ids, dtype=pl.String))
+

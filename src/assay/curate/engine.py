@@ -1,0 +1,134 @@
+"""Where kernels run: worker processes of this machine, or a Ray cluster. The same tasks, the same results in the same order.
+
+A task reads files and writes one, whole or not at all, and is skipped when its file is there: so a killed run loses the tasks under way and
+no more. On a cluster the folder of the curation must lie where all machines see it.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+from assay.errors import AssayError, MissingExtra
+
+Tick = Callable[[int, int], None]
+
+
+class Engine(Protocol):
+    """Runs a function over tasks."""
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
+        """``[function(task) for task in tasks]``; ``tick`` is told (done, total)."""
+        ...
+
+
+Name = Literal["local", "ray"]
+
+
+@contextmanager
+def start(name: Name, workers: int) -> Iterator[Engine]:
+    """An engine with ``workers`` processes, stopped at the end of the block.
+
+    Raises:
+        AssayError: there is no such engine.
+        MissingExtra: Ray is not installed.
+    """
+    if workers < 1:
+        raise AssayError(f"workers: expected at least 1, found {workers}")
+    if name == "ray":
+        with _ray(workers) as engine:
+            yield engine
+    elif name != "local":
+        raise AssayError(f"unknown engine `{name}`. Known: local, ray")
+    elif workers == 1:
+        yield HERE
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes:
+            yield _Processes(processes)
+
+
+class _Here:
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
+        return _ticked(map(function, tasks), len(tasks), tick)
+
+
+HERE: Engine = _Here()
+"""This process."""
+
+
+class _Processes:
+    def __init__(self, processes: ProcessPoolExecutor) -> None:
+        self.processes = processes
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
+        if len(tasks) == 1:
+            return HERE.map(function, tasks, tick)
+        return _ticked(self.processes.map(function, tasks), len(tasks), tick)
+
+
+def _ticked(results: Iterator[Any], total: int, tick: Tick | None) -> list[Any]:
+    done = []
+    for result in results:
+        done.append(result)
+        if tick:
+            tick(len(done), total)
+    return done
+
+
+@contextmanager
+def _ray(workers: int) -> Iterator[Engine]:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtra("the engine `ray`", "ray") from None
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(num_cpus=workers, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        yield _Ray(ray.data, workers)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class _Ray:
+    """Ray Data over the tasks: a row is a task's number, and results come back in the order of the numbers."""
+
+    def __init__(self, data: Any, workers: int) -> None:
+        self.data, self.workers = data, workers
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
+        if not tasks:
+            return []
+        rows = self.data.from_items([{"number": i, "task": task} for i, task in enumerate(tasks)], override_num_blocks=min(len(tasks), self.workers * 4))
+        answered = rows.map(_Numbered(function), num_cpus=1).iter_rows()
+        done = _ticked(_raising(answered), len(tasks), tick)
+        return [row["result"] for row in sorted(done, key=lambda row: int(row["number"]))]
+
+
+def _raising(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, up to the first that carries an error of ours, which is raised here."""
+    for row in rows:
+        said = list(row["error"])
+        if said:
+            raise MissingExtra(*said) if len(said) == 2 else AssayError(*said)
+        yield row
+
+
+class _Numbered:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Errors of ours travel as values: Ray would wrap them beyond recognition."""
+        try:
+            return {"number": row["number"], "result": self.function(row["task"]), "error": []}
+        except MissingExtra as error:
+            return {"number": row["number"], "result": None, "error": list(error.said)}
+        except AssayError as error:
+            return {"number": row["number"], "result": None, "error": [str(error)]}
