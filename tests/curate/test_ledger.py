@@ -1,5 +1,6 @@
 """Why a row stayed or went, and how two curations differ."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,21 @@ import pytest
 
 from assay.curate import ledger
 from assay.curate.runner import curate
-from assay.curate.steps import AnyStep, agree, duplicates, filter, markers, select
+from assay.curate.steps import (
+    AnyStep,
+    agree,
+    contradictions,
+    decontaminate,
+    duplicates,
+    filter,
+    markers,
+    select,
+    shortcuts,
+)
 from assay.errors import AssayError
 from assay.pairs.schema import answer_text, from_rows, pair_id
 from conftest import pair
+from curate.conftest import trim_where
 
 ROWS: list[dict[str, Any]] = [
     pair("keep this one", "good", "bad", source="a", score=1.0),
@@ -38,6 +50,7 @@ def test_why_of_a_kept_row(tmp_path: Path) -> None:
     assert why.row["source"] == "a"
     assert [(p["step"], p["judged"]) for p in why.path] == [("01-markers", False), ("02-duplicates", False)]
     assert why.twins == {}
+    assert why.now_id is None
 
 
 def test_why_of_a_dropped_row_ends_where_it_went(tmp_path: Path) -> None:
@@ -114,12 +127,14 @@ def test_the_folder_of_a_whole_run_points_to_its_curation(tmp_path: Path) -> Non
         ledger.why(tmp_path / "run", "abc")
 
 
-def test_rows_of_has_every_row_as_it_came(tmp_path: Path) -> None:
-    rows = ledger.rows_of(make(tmp_path / "c"))
+@pytest.mark.parametrize("shards", [1, 4])
+def test_as_read_has_every_row_as_it_came(shards: int, tmp_path: Path) -> None:
+    rows = ledger.as_read(curate(from_rows(ROWS), STEPS, tmp_path, shards=shards).folder).collect()
     assert rows.height == len(ROWS)
     assert sorted(rows["score"]) == sorted(row["score"] for row in ROWS)
     assert sorted(rows["id"]) == sorted(map(id_of, ROWS))
-    assert "row_id" not in rows.columns
+    assert rows.select("id", "copy").is_unique().all()
+    assert not {"row_id", "row_copy", "row", "prompt_key"} & set(rows.columns)
 
 
 def counts(table: pl.DataFrame) -> dict[tuple[str, str], int]:
@@ -183,7 +198,7 @@ def test_why_finds_a_flipped_row_by_both_ids_as_it_came_in(tmp_path: Path) -> No
     for id_ in (id_of(TURNED), now, now[:12].upper()):
         (why,) = ledger.why(folder, id_)
         assert why.outcome == "kept, flipped"
-        assert (why.row["id"], why.row["now_id"]) == (id_of(TURNED), now)
+        assert (why.row["id"], why.now_id) == (id_of(TURNED), now)
         assert (why.row["chosen"], why.row["rejected"]) == (TURNED["chosen"], TURNED["rejected"])
         assert [(p["step"], p["judged"]) for p in why.path] == [("01-agree", True), ("02-duplicates", False)]
         assert (why.path[0]["keep"], why.path[0]["flip"], why.path[0]["score"]) == (True, True, -2.5)
@@ -193,16 +208,31 @@ def test_why_finds_a_flipped_row_by_both_ids_as_it_came_in(tmp_path: Path) -> No
 def test_why_shows_a_row_flipped_and_then_dropped_as_it_came_in(tmp_path: Path) -> None:
     folder = make_flipped(tmp_path / "c", filter.Config(column="agree_margin", values=[1]))
     (why,) = ledger.why(folder, id_of(TURNED))
-    assert why.outcome == "02-filter"
+    assert (why.outcome, why.now_id) == ("02-filter", None)
     assert (why.row["chosen"], why.row["rejected"]) == (TURNED["chosen"], TURNED["rejected"])
     assert why.path[-1]["reason"] == "agree_margin is 2.5"
 
 
-def test_rows_of_turns_flipped_rows_back(tmp_path: Path) -> None:
-    rows = ledger.rows_of(make_flipped(tmp_path / "c"))
-    assert sorted(rows["id"]) == sorted(map(id_of, [TURNED, *STRAIGHT]))
-    for row in rows.iter_rows(named=True):
+def check_as_read(folder: Path, rows: list[dict[str, Any]]) -> None:
+    read = ledger.as_read(folder).collect()
+    assert sorted(read["id"]) == sorted(map(id_of, rows))
+    for row in read.iter_rows(named=True):
         assert pair_id(row["prompt"], row["chosen"], row["rejected"]) == row["id"]
+
+
+def test_as_read_has_flipped_rows_as_they_came(tmp_path: Path) -> None:
+    check_as_read(make_flipped(tmp_path / "c"), [TURNED, *STRAIGHT])
+
+
+def test_the_ledger_says_why_a_row_was_flipped(tmp_path: Path) -> None:
+    lines = pl.read_parquet(make_flipped(tmp_path / "c", duplicates.Config()) / "ledger.parquet")
+    (flipped,) = lines.filter(pl.col("step") == "kept, flipped").iter_rows(named=True)
+    assert (flipped["id"], flipped["score"]) == (id_of(TURNED), -2.5)
+    assert flipped["reason"] == "a model trained on the others says margin -2.5"
+    assert flipped["because_of"].endswith((" (fold-1)", " (fold-2)"))
+    kept = lines.filter(pl.col("step") == "kept")
+    assert kept.height == len(STRAIGHT)
+    assert kept.select(pl.col("reason", "because_of", "score").is_null().all()).row(0) == (True, True, True)
 
 
 def test_diff_shows_flipped_against_unflipped(tmp_path: Path) -> None:
@@ -212,3 +242,70 @@ def test_diff_shows_flipped_against_unflipped(tmp_path: Path) -> None:
         assert ledger.diff(flipped, other).select("id", "in_a", "in_b").rows() == [(id_of(TURNED), "kept, flipped", says)]
         assert ledger.diff(other, flipped).select("id", "in_a", "in_b").rows() == [(id_of(TURNED), says, "kept, flipped")]
     assert ledger.diff(flipped, flipped).height == 0
+
+
+# trims
+
+WITH_END = [pair(f"question {i}", f"good {i} [end]", "bad", source="a", note="cut" if i == 0 else "stays") for i in range(4)]
+
+
+@pytest.fixture
+def make_trimmed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    monkeypatch.setattr(shortcuts, "judge", trim_where("cut", "[end]"))
+    return lambda folder, *steps: make(folder, [shortcuts.Config(), *steps], WITH_END)
+
+
+def test_why_finds_a_trimmed_row_by_both_ids_as_it_came_in(tmp_path: Path, make_trimmed: Callable[..., Path]) -> None:
+    folder = make_trimmed(tmp_path / "c", duplicates.Config())
+    now = id_of(pair("question 0", "good 0", "bad"))
+    assert now in pl.read_parquet(folder / "kept.parquet")["id"]
+    for id_ in (id_of(WITH_END[0]), now, now[:12].upper()):
+        (why,) = ledger.why(folder, id_)
+        assert why.outcome == "kept, trimmed"
+        assert (why.row["id"], why.now_id, why.row["chosen"]) == (id_of(WITH_END[0]), now, WITH_END[0]["chosen"])
+        assert (why.path[0]["trim"], why.path[0]["reason"], why.path[0]["keep"]) == ("[end]", "cut out [end]", True)
+    check_as_read(folder, WITH_END)
+
+
+def test_diff_shows_trimmed_against_untrimmed(tmp_path: Path, make_trimmed: Callable[..., Path]) -> None:
+    trimmed, plain = make_trimmed(tmp_path / "a"), make(tmp_path / "b", [], WITH_END)
+    dropped = make(tmp_path / "c", [filter.Config(column="note", values=["stays"])], WITH_END)
+    for other, says in ((plain, "kept"), (dropped, "01-filter")):
+        assert ledger.diff(trimmed, other).select("id", "in_a", "in_b").rows() == [(id_of(WITH_END[0]), "kept, trimmed", says)]
+        assert ledger.diff(other, trimmed).select("id", "in_a", "in_b").rows() == [(id_of(WITH_END[0]), says, "kept, trimmed")]
+    assert ledger.diff(trimmed, trimmed).height == 0
+
+
+# benchmarks, cycles, thresholds
+
+
+def test_why_shows_the_prompt_of_the_benchmark(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text('{"prompt": "another question of theirs"}\n{"prompt": "KEEP this one, please"}\n')
+    rows = [*ROWS, pair("keep this one please", "good", "bad", source="a", score=0.0)]
+    folder = make(tmp_path / "c", [decontaminate.Config(against={"bench": str(bench)}), *STEPS], rows)
+    (why,) = ledger.why(folder, id_of(rows[-1]))
+    assert why.outcome == "01-decontaminate"
+    assert why.path[-1]["because_of"] == "bench:2"
+    assert why.benchmark_prompts == {"bench:2": "KEEP this one, please"}
+    assert ledger.why(folder, id_of(ROWS[0]))[0].benchmark_prompts == {}
+
+
+def test_why_shows_every_row_of_a_cycle(tmp_path: Path) -> None:
+    rows = [pair("which?", *sides) for sides in (("one", "two"), ("two", "three"), ("three", "one"))]
+    (why,) = ledger.why(make(tmp_path / "c", [contradictions.Config(cycles="drop")], rows), id_of(rows[0]))
+    assert why.outcome == "01-contradictions"
+    assert why.path[-1]["reason"].startswith("on a cycle of 3 rows with ")
+    assert set(why.twins) == {id_of(rows[1]), id_of(rows[2])}
+
+
+def test_borderline_rows_are_those_nearest_to_a_threshold(tmp_path: Path) -> None:
+    rows = [pair(f"question {i}", "good", "bad", score=float(i)) for i in range(10)]
+    folder = make(tmp_path / "c", [markers.Config(), select.Config(by="score", others=0.5)], rows)
+    found = ledger.borderline(folder, rows=2)
+    assert found.columns == ["step", "keep", "close", "reason", "because_of", "id", "copy"]
+    assert set(found["step"]) == {"02-select"}
+    assert found["id"].to_list() == [id_of(rows[i]) for i in (4, 3, 5, 6)]
+    assert found["keep"].to_list() == [False, False, True, True]
+    assert found["reason"][0] == "rank 6 of 10 in other categories, 5 stay"
+    assert ledger.borderline(make(tmp_path / "d", [markers.Config()], rows)).height == 0

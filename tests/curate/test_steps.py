@@ -1,7 +1,7 @@
 """Each step on small tables with planted truth."""
 
 import json
-from collections.abc import Callable
+import tempfile
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assay.curate.runner import Curated, curate
-from assay.curate.step import VERDICT, Context
 from assay.curate.steps import (
     MODULES,
     AnyStep,
@@ -26,64 +24,10 @@ from assay.curate.steps import (
     select,
 )
 from assay.errors import AssayError
-from assay.pairs.schema import answer_text, from_rows, number_copies
+from assay.pairs.schema import answer_text, from_rows
 from assay.train.config import TrainConfig
 from conftest import pair, turn
-
-Rows = list[dict[str, Any]]
-
-
-class Outcome:
-    """What became of rows that are named by their column `tag`."""
-
-    def __init__(self, curated: Curated) -> None:
-        self.folder = curated.folder
-        self.kept = set(curated.kept()["tag"])
-        self.rows = {row["tag"]: row for row in curated.kept().iter_rows(named=True)}
-        dropped = pl.read_parquet(curated.folder / "dropped.parquet")
-        ledger = pl.read_parquet(curated.folder / "ledger.parquet")
-        self.gone = {row["tag"]: row for row in dropped.select("id", "copy", "tag").join(ledger, on=["id", "copy"]).iter_rows(named=True)}
-        tags = {row["row_id"]: row["tag"] for row in curated.kept().iter_rows(named=True)}
-        self.tags = tags | {row["id"]: row["tag"] for row in dropped.iter_rows(named=True)}
-
-    def reason(self, tag: str) -> str:
-        return self.gone[tag]["reason"]
-
-    def twin(self, tag: str) -> str:
-        return self.tags[self.gone[tag]["because_of"]]
-
-    def verdicts(self) -> dict[str, dict[str, Any]]:
-        """The verdicts of the first step, those on rows that stay included."""
-        (file,) = self.folder.glob("steps/01-*/verdicts.parquet")
-        return {self.tags[line["id"]]: line for line in pl.read_parquet(file).iter_rows(named=True)}
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs steps over rows."""
-
-    def go(rows: Rows, *steps: AnyStep, **more: Any) -> Outcome:
-        return Outcome(curate(from_rows(rows), steps, tmp_path / "curated", **more))
-
-    return go
-
-
-def tagged(*rows: tuple[str, str, str], **more: Any) -> Rows:
-    """Rows of prompt, chosen and rejected, tagged "0", "1", ..."""
-    return [pair(*row, tag=str(i), **more) for i, row in enumerate(rows)]
-
-
-def judged(rows: Rows, config: AnyStep) -> pl.DataFrame:
-    """The rows, in their canonical order, and the verdict of each."""
-    pool = number_copies(from_rows(rows))
-    context = Context(pool, lambda kernel, table: kernel(table), Path("unused"), None, None, lambda _: None)
-    verdicts = MODULES[config.kind].judge(pool, config, context)
-    assert dict(verdicts.schema) == VERDICT
-    return pool.join(verdicts, on=["id", "copy"], how="left", suffix="_v")
-
+from curate.conftest import Rows, Run, judged, pooled, tagged
 
 # duplicates
 
@@ -303,7 +247,7 @@ def test_decontaminate_exact_short_rewrapped_and_embedded(run: Run, bench: str) 
     assert found.kept == {"4", "5", "6"}
     assert {tag: line["because_of"] for tag, line in found.gone.items()} == {"0": "bench:3", "1": "bench:2", "2": "bench:3", "3": "bench:3"}
     assert {found.reason(tag) for tag in "012"} == {"prompt is in the benchmark"}
-    assert found.reason("3") == f"shares 100% of a benchmark prompt's 13-grams: \"{LONG.lower()}\""
+    assert found.reason("3") == f"shares 100% of a benchmark prompt's 13-grams: \"{LONG.lower()}\", from word 6"
     assert {line["score"] for line in found.gone.values()} == {1.0}
 
 
@@ -313,7 +257,7 @@ def test_decontaminate_by_the_length_of_the_ngram(run: Run, bench: str) -> None:
     assert run(rows, decontaminate.Config(against=against, ngram=7)).kept == {"0"}
     assert run(rows, decontaminate.Config(against=against)).kept == {"0", "1", "2"}
     found = run(rows, decontaminate.Config(against=against, ngram=7))
-    assert found.reason("1") == "shares 8% of a benchmark prompt's 7-grams: \"write a short poem about the old\""
+    assert found.reason("1") == "shares 8% of a benchmark prompt's 7-grams: \"write a short poem about the old\", from word 0"
 
 
 @pytest.mark.parametrize(("coverage", "kept"), [(0.0, ""), (1 / 12, ""), (0.09, "0"), (0.5, "0"), (0.51, "01"), (1.0, "01")])
@@ -350,7 +294,7 @@ def test_decontaminate_looks_at_what_the_users_said(run: Run, bench: str) -> Non
     found = run(rows, decontaminate.Config(against={"bench": bench}))
     assert found.kept == {"system", "answer"}
     assert found.reason("beside a system turn") == "prompt is in the benchmark"
-    assert found.reason("second turn").startswith("shares 100%")
+    assert found.reason("second turn") == f"shares 100% of a benchmark prompt's 13-grams: \"{LONG.lower()}\", from word 1"
 
 
 def test_decontaminate_against_several_benchmarks_of_different_forms(run: Run, tmp_path: Path) -> None:
@@ -370,7 +314,60 @@ def test_decontaminate_names_the_benchmark_prompt_with_most_in_common(run: Run, 
     against = {"bench": benchmark(tmp_path / "b.jsonl", rows)}
     found = run(asks("zero one two three four five zero"), decontaminate.Config(against=against, ngram=3))
     assert found.gone["0"]["because_of"] == "bench:3"
-    assert found.reason("0") == "shares 100% of a benchmark prompt's 3-grams: \"two three four five\""
+    assert found.reason("0") == "shares 100% of a benchmark prompt's 3-grams: \"two three four five\", from word 2"
+
+
+NINE = "Name the two rivers that meet below the castle"
+
+
+def wrapped(*prompts: str) -> Rows:
+    return asks(*(f"Tell me, please: {prompt}? Be brief." for prompt in prompts))
+
+
+@pytest.mark.parametrize(("words", "short", "found"), [
+    (9, 8, True), (8, 8, True), (7, 8, False), (7, 7, True), (9, 10, False), (9, 9, True), (9, None, False), (4, 1, True), (3, 1, False),
+])  # fmt: skip
+def test_a_short_benchmark_prompt_is_found_inside_a_longer_one(run: Run, tmp_path: Path, words: int, short: int | None, found: bool) -> None:
+    text = first_words(NINE, words)
+    against = {"bench": benchmark(tmp_path / "b.jsonl", [{"prompt": LONG}, {"prompt": text}])}
+    done = run(wrapped(text), decontaminate.Config(against=against, short=short))
+    assert bool(done.gone) == found
+    if found:
+        assert done.reason("0") == f"holds a whole benchmark prompt: \"{text.lower()}\", from word 3"
+        assert (done.gone["0"]["because_of"], done.gone["0"]["score"]) == ("bench:2", 1.0)
+
+
+def test_short_prompts_are_found_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
+    against = {"bench": benchmark(tmp_path / "b.jsonl", [{"prompt": NINE}])}
+    part, red = first_words(NINE, 8), NINE.replace("castle", "red castle")
+    assert run(wrapped(part, red), decontaminate.Config(against=against)).gone == {}
+    assert run(wrapped(NINE), decontaminate.Config(against=against, coverage=1.0)).kept == set()
+    exact = run(asks(NINE.upper()), decontaminate.Config(against=against))
+    assert exact.reason("0") == "prompt is in the benchmark"
+
+
+@pytest.mark.parametrize("words", range(8, 13))
+def test_every_length_between_short_and_the_ngram_is_found(run: Run, tmp_path: Path, words: int) -> None:
+    text = first_words(LONG, words)
+    against = {"bench": benchmark(tmp_path / "b.jsonl", [{"prompt": text}])}
+    found = run(wrapped(text, first_words(text, words - 1)), decontaminate.Config(against=against))
+    assert found.kept == {"1"}
+    assert found.reason("0").startswith("holds a whole benchmark prompt: ")
+
+
+def test_the_word_of_a_match_is_counted_in_what_the_users_said(run: Run, bench: str) -> None:
+    rows = asks(f"so, {LONG} {LONG}", f"one two three four {LONG}")
+    rows.append({**pair("", "yes", "no", tag="2"), "prompt": [turn("system", "a b c"), turn("user", "hi"), turn("assistant", "hello there"), turn("user", f"now: {LONG}")]})
+    found = run(rows, decontaminate.Config(against={"bench": bench}))
+    assert {tag: found.reason(tag).rsplit(", ", 1)[1] for tag in found.gone} == {"0": "from word 1", "1": "from word 4", "2": "from word 2"}
+
+
+def test_what_was_looked_for_is_kept_beside_the_verdicts(run: Run, bench: str) -> None:
+    found = run(asks(LONG, "else"), decontaminate.Config(against={"bench": bench}))
+    (note,) = found.notes
+    assert note["references"]["prompts"] == {"bench": 3}
+    kept = pl.read_parquet(found.folder / "steps" / "01-decontaminate" / "references" / f"{note['references']['content']}.parquet")
+    assert sorted(kept.rows()) == [("bench", 1, HELLO), ("bench", 2, SHORT), ("bench", 3, LONG)]
 
 
 def test_decontaminate_against_something_without_prompts(run: Run, tmp_path: Path) -> None:
@@ -404,7 +401,7 @@ def test_decontaminate_chinese_and_hindi(run: Run, tmp_path: Path) -> None:
     rows = asks("今天北京的天气怎么样？", "请告诉我，今天北京的天气怎么样，谢谢", "भारत की राजधानी क्या है?", "भारत का राजधानी क्यों हो", "你好")
     found = run(rows, decontaminate.Config(against=against, ngram=7))
     assert {tag: line["because_of"] for tag, line in found.gone.items()} == {"0": "bench:1", "1": "bench:1", "2": "bench:2"}
-    assert found.reason("1").startswith("shares 100% of a benchmark prompt's 7-grams")
+    assert found.reason("1") == "shares 100% of a benchmark prompt's 7-grams: \"今 天 北 京 的 天 气 怎 么 样\", from word 4"
 
 
 # select
@@ -441,21 +438,30 @@ def twin_of_select(table: pl.DataFrame, shares: dict[str, float], others: float,
     return {row[-1] for group, rows in ranked.items() for row in sorted(rows)[: quota(shares.get(group, others), len(rows))]}
 
 
-@settings(deadline=None, max_examples=150)
-@given(SELECTED, SHARES, SHARES, SHARES, st.booleans(), st.sampled_from([{}, {"air": -0.25}, {"air": -0.25, "pro": 1.0}]))
-def test_select_agrees_with_a_slow_twin(drawn: list[tuple[str | None, str | None, float | None]], math: float, code: float, others: float, pool_others: bool, offsets: dict[str, float]) -> None:
+SETTINGS = st.tuples(SHARES, SHARES, SHARES, st.booleans(), st.sampled_from([{}, {"air": -0.25}, {"air": -0.25, "pro": 1.0}]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(SELECTED, st.lists(SETTINGS, min_size=3, max_size=3))
+def test_select_agrees_with_a_slow_twin(drawn: list[tuple[str | None, str | None, float | None]], several: list[tuple[float, float, float, bool, dict[str, float]]]) -> None:
     rows = [pair(f"q {i // 2}", "yes", "no", tag=str(i), category=c, source=s, score=x) for i, (c, s, x) in enumerate(drawn)]
-    groups = [select.Group(name="mathematics", categories=["MATH"], keep=math), select.Group(name="programs", categories=["Code"], keep=code)]
-    table = judged(rows, select.Config(by="score", groups=groups, others=others, pool_others=pool_others, offsets=offsets))
-    assert table["keep"].null_count() == 0
-    assert table["reason"].null_count() == 0
-    expected = twin_of_select(table, {"math": math, "code": code}, others, pool_others, offsets)
-    assert set(table.filter("keep")["tag"]) == expected
+    with tempfile.TemporaryDirectory() as folder:
+        context = pooled(rows, Path(folder))
+        whole = context.texts(context.alive)
+        assert whole.height == len(rows)
+        for math, code, others, pool_others, offsets in several:
+            groups = [select.Group(name="mathematics", categories=["MATH"], keep=math), select.Group(name="programs", categories=["Code"], keep=code)]
+            config = select.Config(by="score", groups=groups, others=others, pool_others=pool_others, offsets=offsets)
+            table = whole.join(select.judge(context.alive, config, context), on="row", how="left", suffix="_v")
+            assert table["keep"].null_count() == 0
+            assert table["reason"].null_count() == 0
+            expected = twin_of_select(table, {"math": math, "code": code}, others, pool_others, offsets)
+            assert set(table.filter("keep")["tag"]) == expected
 
 
 @pytest.mark.parametrize(("size", "share", "stay"), [(5, 0.5, 3), (4, 0.1, 0), (5, 0.1, 1), (15, 0.1, 2), (45, 0.1, 5), (10, 0.25, 3), (10, 0.0, 0), (10, 1.0, 10), (7, 0.3, 2), (15, 0.3, 5)])
-def test_select_keeps_an_exact_count(size: int, share: float, stay: int) -> None:
-    table = judged(scored(*map(float, range(size))), select.Config(by="score", others=share))
+def test_select_keeps_an_exact_count(size: int, share: float, stay: int, tmp_path: Path) -> None:
+    table = judged(scored(*map(float, range(size))), select.Config(by="score", others=share), tmp_path)
     assert set(table.filter("keep")["tag"]) == {str(i) for i in range(size - stay, size)}
 
 
@@ -484,17 +490,17 @@ def test_select_pools_the_others_or_not(run: Run) -> None:
     assert run(rows, select.Config(by="score", others=0.5, pool_others=False)).kept == {"0", "p1"}
 
 
-def test_select_breaks_ties_by_id_and_ranks_rows_without_a_score_last() -> None:
-    table = judged(scored(0.5, 0.5, 0.5, 0.5), select.Config(by="score", others=0.5))
+def test_select_breaks_ties_by_id_and_ranks_rows_without_a_score_last(tmp_path: Path) -> None:
+    table = judged(scored(0.5, 0.5, 0.5, 0.5), select.Config(by="score", others=0.5), tmp_path / "ties")
     assert table.sort("id")["keep"].to_list() == [True, True, False, False]
-    last = judged(scored(None, float("nan"), -9.0, float("-inf")), select.Config(by="score", others=0.5))
+    last = judged(scored(None, float("nan"), -9.0, float("-inf")), select.Config(by="score", others=0.5), tmp_path / "none")
     assert set(last.filter("keep")["tag"]) == {"2", "3"}
     assert last.filter(pl.col("tag").is_in(["0", "1"]))["score_v"].to_list() == [None, None]
 
 
-def test_the_first_group_that_names_a_category_takes_it() -> None:
+def test_the_first_group_that_names_a_category_takes_it(tmp_path: Path) -> None:
     groups = [select.Group(name="one", categories=["math"], keep=1.0), select.Group(name="two", categories=["math", "code"], keep=0.0)]
-    table = judged(scored(1.0, 2.0, category="math"), select.Config(by="score", groups=groups))
+    table = judged(scored(1.0, 2.0, category="math"), select.Config(by="score", groups=groups), tmp_path)
     assert table["keep"].to_list() == [True, True]
 
 
@@ -546,12 +552,11 @@ def test_filter_says_the_value(run: Run) -> None:
 
 
 @pytest.mark.parametrize("value", [["x"], {"a": "x"}])
-def test_filter_refuses_a_nested_column(value: Any) -> None:
-    pool = number_copies(from_rows(asks("p", "q")).with_columns(what=pl.Series([value, value])))
-    context = Context(pool, lambda kernel, table: kernel(table), Path("unused"), None, None, lambda _: None)
+def test_filter_refuses_a_nested_column(value: Any, tmp_path: Path) -> None:
+    context = pooled(from_rows(asks("p", "q")).with_columns(what=pl.Series([value, value])), tmp_path)
     for column in ("what", "prompt"):
         with pytest.raises(AssayError, match=rf"step `filter`: the column `{column}` holds (List|Struct).*, expected texts, numbers or booleans"):
-            filter.judge(pool, filter.Config(column=column, values=["x"]), context)
+            filter.judge(context.alive, filter.Config(column=column, values=["x"]), context)
 
 
 @pytest.mark.parametrize("name", ["{}", "a{b}", "{", "100%"])
@@ -568,7 +573,7 @@ def test_filter_says_whole_numbers_without_a_point(run: Run) -> None:
 
 # agree
 
-class Judge:
+class Fit:
     """A `fit` that returns planted scores by the chosen text, and remembers what it was given."""
 
     def __init__(self, planted: dict[str, tuple[float, float]] | None = None) -> None:
@@ -587,7 +592,7 @@ def questions(n: int = 12, **more: Any) -> Rows:
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
 def test_no_prompt_is_on_both_sides(run: Run, folds: int) -> None:
-    fit = Judge()
+    fit = Fit()
     run(questions(40), agree.Config(folds=folds, fit=TrainConfig(model="tiny", seed=4)), fit=fit)
     assert len(fit.calls) == folds
     for train, judge, config, _ in fit.calls:
@@ -599,7 +604,7 @@ def test_no_prompt_is_on_both_sides(run: Run, folds: int) -> None:
 
 
 def test_agree_drops_what_is_ranked_wrong_and_adds_columns(run: Run) -> None:
-    fit = Judge({"good 3": (0.0, 2.5), "good 4": (1.0, 1.0), "good 5": (3.0, 2.0)})
+    fit = Fit({"good 3": (0.0, 2.5), "good 4": (1.0, 1.0), "good 5": (3.0, 2.0)})
     found = run(questions(), agree.Config(fit=TrainConfig(model="tiny")), fit=fit)
     assert set(found.gone) == {"3", "4"}
     assert found.reason("3") == "a model trained on the others says margin -2.5"
@@ -612,14 +617,14 @@ def test_agree_drops_what_is_ranked_wrong_and_adds_columns(run: Run) -> None:
 
 @pytest.mark.parametrize(("margin", "gone"), [(0.0, ""), (0.5, "12"), (1.0, "123456789"), (-1.0, "")])
 def test_agree_asks_for_a_margin(run: Run, margin: float, gone: str) -> None:
-    fit = Judge({"good 0": (5.0, 1.0), "good 1": (1.0, 0.5), "good 2": (1.0, 0.75)})
+    fit = Fit({"good 0": (5.0, 1.0), "good 1": (1.0, 0.5), "good 2": (1.0, 0.75)})
     assert set(run(questions(10), agree.Config(margin=margin), fit=fit).gone) == set(gone)
 
 
 def test_agree_trained_on_others(run: Run) -> None:
     others = [pair(f"other {i}", "good", "bad", tag=f"o{i}", source="others") for i in range(4)]
     shared = pair("question 1", "good", "bad", tag="shared", source="others")
-    fit = Judge({"good 3": (0.0, 1.0), "good": (0.0, 1.0)})
+    fit = Fit({"good 3": (0.0, 1.0), "good": (0.0, 1.0)})
     config = agree.Config(train_on="others", only=["judged"], fit=TrainConfig(model="tiny"))
     found = run([*questions(source="judged"), *others, shared], config, fit=fit)
     ((train, judge, _, _),) = fit.calls
@@ -631,7 +636,7 @@ def test_agree_trained_on_others(run: Run) -> None:
 
 
 def test_select_by_what_agree_added(run: Run) -> None:
-    fit = Judge({f"good {i}": (float(i), i - 1.0) for i in range(12)})
+    fit = Fit({f"good {i}": (float(i), i - 1.0) for i in range(12)})
     found = run(questions(), agree.Config(), select.Config(by="agree_mean", others=0.25), fit=fit)
     assert found.kept == {"9", "10", "11"}
     assert found.reason("0") == "rank 12 of 12 in other categories, 3 stay"
@@ -639,10 +644,10 @@ def test_select_by_what_agree_added(run: Run) -> None:
 
 @pytest.mark.parametrize(("config", "fit", "message"), [
     (agree.Config(), None, r'step `agree` trains a reward model: pip install "assay\[train\]"'),
-    (agree.Config(train_on="others"), Judge(), "needs rows of sources that are not judged; name the judged ones in `only`"),
-    (agree.Config(), Judge(), "have the same prompt fold; there is nothing to train on"),
+    (agree.Config(train_on="others"), Fit(), "needs rows of sources that are not judged; name the judged ones in `only`"),
+    (agree.Config(), Fit(), "have the same prompt fold; there is nothing to train on"),
 ])  # fmt: skip
-def test_agree_without_what_it_needs(run: Run, config: agree.Config, fit: Judge | None, message: str) -> None:
+def test_agree_without_what_it_needs(run: Run, config: agree.Config, fit: Fit | None, message: str) -> None:
     with pytest.raises(AssayError, match=message):
         run(questions(2), config, fit=fit)
 
@@ -654,18 +659,21 @@ WRONG = {"good 1": (2.0, 1.5), "good 2": (1.0, 1.25), "good 3": (1.0, 1.5), "goo
     (0.0, 0.0, "234", ""), (0.0, 0.25, "34", "2"), (0.0, 0.5, "4", "23"), (0.0, 9.0, "", "234"), (0.75, 0.5, "4", "123"), (-0.5, 0.0, "34", ""),
 ])  # fmt: skip
 def test_agree_flips_what_is_wrong_enough_and_drops_those_between(run: Run, margin: float, below: float, flipped: str, gone: str) -> None:
-    found = run(questions(10, margin=1.0), agree.Config(action="flip", margin=margin, flip_below=below), fit=Judge(WRONG))
+    found = run(questions(10, margin=1.0), agree.Config(action="flip", margin=margin, flip_below=below), fit=Fit(WRONG))
     assert set(found.gone) == set(gone)
     assert {tag for tag, row in found.rows.items() if row.get("flipped")} == set(flipped)
     assert {tag: row["margin"] for tag, row in found.rows.items()} == {tag: None if tag in flipped else 1.0 for tag in found.kept}
-    ledger = pl.read_parquet(found.folder / "ledger.parquet")
-    assert {found.tags[i]: step for i, step in ledger.select("id", "step").iter_rows()} == {
+    ledger, said = found.ledger(), found.verdicts()
+    assert {tag: line["step"] for tag, line in ledger.items()} == {
         tag: "01-agree" if tag in gone else "kept, flipped" if tag in flipped else "kept" for tag in "0123456789"
     }
+    for tag, line in ledger.items():
+        why = [line["reason"], line["score"], line["because_of"]]
+        assert why == ([said[tag][c] for c in ("reason", "score", "because_of")] if tag in gone + flipped else [None] * 3)
 
 
 def test_a_flipped_row_has_the_scores_of_its_answers_as_they_stand(run: Run) -> None:
-    found = run(questions(), agree.Config(action="flip", flip_below=0.5), fit=Judge(WRONG))
+    found = run(questions(), agree.Config(action="flip", flip_below=0.5), fit=Fit(WRONG))
     row = found.rows["4"]
     assert (answer_text(row["chosen"]), answer_text(row["rejected"])) == ("bad 4", "good 4")
     assert (row["agree_chosen"], row["agree_rejected"], row["agree_mean"], row["agree_margin"]) == (2.0, 0.25, 1.125, 1.75)
@@ -678,14 +686,14 @@ def test_a_flipped_row_has_the_scores_of_its_answers_as_they_stand(run: Run) -> 
 
 def test_a_second_agree_on_other_sources_keeps_the_columns_of_the_first(run: Run) -> None:
     rows = [*questions(source="a"), *({**row, "tag": f"b{row['tag']}"} for row in tagged(*((f"other {i}", f"fine {i}", "bad") for i in range(8)), source="b")), pair("p", "y", "n", tag="c", source="c")]
-    fit = Judge({f"good {i}": (float(i), -1.0) for i in range(12)} | {f"fine {i}": (100.0 + i, 0.0) for i in range(8)})
+    fit = Fit({f"good {i}": (float(i), -1.0) for i in range(12)} | {f"fine {i}": (100.0 + i, 0.0) for i in range(8)})
     found = run(rows, agree.Config(only=["a"]), agree.Config(only=["b"]), fit=fit)
     scores = {tag: row["agree_chosen"] for tag, row in found.rows.items()}
     assert scores == {str(i): float(i) for i in range(12)} | {f"b{i}": 100.0 + i for i in range(8)} | {"c": None}
 
 
 def test_a_second_agree_on_the_same_rows_has_the_last_word(run: Run) -> None:
-    fit = Judge({"good 3": (1.0, 3.0), "bad 3": (7.0, 2.0)})
+    fit = Fit({"good 3": (1.0, 3.0), "bad 3": (7.0, 2.0)})
     found = run(questions(), agree.Config(action="flip"), agree.Config(action="flip"), fit=fit)
     row = found.rows["3"]
     assert (row["agree_chosen"], row["agree_rejected"], row["agree_margin"], row["flipped"]) == (7.0, 2.0, 5.0, True)
@@ -696,10 +704,10 @@ def test_a_second_agree_on_the_same_rows_has_the_last_word(run: Run) -> None:
 def test_scores_that_are_not_finite_are_refused(run: Run, bad: float, side: int) -> None:
     scores = (bad, 0.0) if side == 0 else (0.0, bad)
     for config in (agree.Config(), agree.Config(action="flip")):
-        with pytest.raises(AssayError, match=r"step `agree`: the judging model gave scores that are not finite.*curate\.agree\.fit\.learning_rate"):
-            run(questions(), config, fit=Judge({"good 3": scores}))
+        with pytest.raises(AssayError, match=r"step `agree`: the judge gave scores that are not finite.*curate\.agree\.fit\.learning_rate"):
+            run(questions(), config, fit=Fit({"good 3": scores}))
     with pytest.raises(AssayError, match="not finite"):
-        run(questions(), agree.Config(), fit=Judge({"good 3": (bad, bad)}))
+        run(questions(), agree.Config(), fit=Fit({"good 3": (bad, bad)}))
 
 
 # all of them
@@ -718,7 +726,7 @@ def test_every_reason_is_said(run: Run, bench: str) -> None:
         found = run(rows, config)
         assert found.gone
         assert all(line["reason"] for line in found.verdicts().values())
-        assert all(line["flip"] is False for line in found.verdicts().values())
+        assert all(line["flip"] is False and line["trim"] is None for line in found.verdicts().values())
 
 
 def test_a_step_judges_only_the_sources_it_is_given(run: Run) -> None:

@@ -38,6 +38,16 @@ def interval(means: Floats, prompts: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share, ``hits`` of ``n`` (Wilson, 1927); (0, 1) of nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.959964, hits / n
+    middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    scale = 1 + z * z / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
 def coin(n: int) -> tuple[float, float]:
     """Where 95% of the accuracies of coin flips on ``n`` pairs lie."""
     half = min(0.5, 1.96 * 0.5 / max(n, 1) ** 0.5)

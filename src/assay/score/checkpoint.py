@@ -12,6 +12,7 @@ from assay.model import checkpoint
 from assay.model.reward_model import RewardModel, best_device, in_precision, precision_of
 from assay.pairs.schema import Message
 from assay.pairs.sources import is_hub_id
+from assay.remote import fetch, url
 from assay.score.batching import by_length
 from assay.score.scorer import Scores, Tick
 
@@ -55,7 +56,7 @@ def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Messa
 
 
 def _folder(spec: str) -> Path:
-    path = Path(spec).expanduser()
+    path = fetch(spec) if url(spec) else Path(spec).expanduser()
     if path.is_dir():
         return path
     if not is_hub_id(spec):

@@ -1,49 +1,71 @@
-"""Agreement: keep the rows that a reward model trained on other rows already ranks right.
+"""Agreement: keep the rows that a scorer which never saw them already ranks right.
 
-What a model that never saw a row ranks the other way round is more often mislabelled, or in conflict with the rest, than hard: the
-two-stage filter of Skywork-Reward (arXiv 2410.18451, section 3). By default the model is cross-fitted: the prompts are dealt into
+What such a scorer ranks the other way round is more often mislabelled, or in conflict with the rest, than hard: the
+two-stage filter of Skywork-Reward (arXiv 2410.18451, section 3). By default a reward model is trained and cross-fitted: the prompts are dealt into
 folds, and each fold is judged by a model trained on the others. With ``train_on: others`` (and ``only``) one model is trained on
-the sources that are not judged, as the paper does for its adversarial safety pairs. The step adds the columns agree_chosen,
-agree_rejected, agree_mean and agree_margin to every judged row (of a flipped row, as it stands after the flip), so that a later ``select`` can rank by them.
+the sources that are not judged, as the paper does for its adversarial safety pairs. With ``scorers`` nothing is trained: any scorers judge (a checkpoint,
+`rule:length`), or ``columns`` that hold the scores of one that ran elsewhere.
+
+The step's account estimates by source how many labels are wrong: the share ranked wrong among the fifth of the rows the judge is surest of, where a
+fit judge hardly errs by itself; with a weak judge it is an upper bound. Where ``votes`` names columns with annotators' votes, it says how often they differed.
+
+The step adds the columns agree_chosen, agree_rejected, agree_mean and agree_margin to every judged row (of a flipped row, as it stands after the flip),
+so that a later ``select`` can rank by them. Of several scorers each is divided by the spread of its margins and they are averaged.
 """
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay.curate.step import Context, StepConfig, verdicts
 from assay.errors import AssayError
+from assay.evaluate.intervals import wilson
 from assay.train.config import TrainConfig
+
+SUREST = 0.2
+"""Share of the rows, by size of the margin, on which noise is estimated."""
 
 
 class Config(StepConfig):
-    """Keep the rows a model trained on others ranks right."""
+    """Keep the rows a scorer that never saw them ranks right."""
 
     kind: Literal["agree"] = "agree"
     train_on: Literal["folds", "others"] = "folds"
     """`folds`: cross-fitted among the judged rows. `others`: one model, trained on all rows that are not judged (needs `only`)."""
     folds: int = Field(2, ge=2, le=20)
     """Number of folds; each is judged by a model trained on the other folds."""
+    scorers: list[str] = []
+    """Scorers that judge instead of trained models: checkpoint folders, hub ids, `rule:length`."""
+    columns: tuple[str, str] | None = None
+    """Two columns that hold the scores of chosen and rejected already; nothing is trained or run."""
+    need: Literal["all", "majority", "any"] = "majority"
+    """How many of several scorers must rank a row right (more than half for `majority`)."""
     margin: float = 0.0
     """A row is ranked right if reward(chosen) - reward(rejected) is above this."""
-    action: Literal["drop", "flip"] = "drop"
-    """What becomes of a row that is ranked wrong: it goes, or (beyond `flip_below`) its answers change places."""
+    action: Literal["drop", "flip", "keep"] = "drop"
+    """What becomes of a row that is ranked wrong: it goes, or (beyond `flip_below`) its answers change places, or it only gets the columns."""
     flip_below: float = 0.0
     """With `action: flip`, only rows with a margin below minus this are flipped; those in between are dropped."""
+    votes: tuple[str, str] | None = None
+    """Two columns with the number of annotators for chosen and for rejected."""
     fit: TrainConfig = TrainConfig()
     """How the judging models are trained."""
 
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if self.scorers and self.columns:
+            raise ValueError("give either `scorers` or `columns`")
+        return self
+
 
 def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
-    """Score every row with a model that did not see its prompt; drop or flip what it ranks wrong."""
-    if context.fit is None:
-        raise AssayError('step `agree` trains a reward model: pip install "assay[train]"')
-    scored = _by_others(rows, config, context) if config.train_on == "others" else _by_folds(rows, config, context)
+    """Score every row with a judge that did not see its prompt; drop or flip what it ranks wrong."""
+    scored = _scored(rows.sort("row"), config, context)
+    count = max(1, len(config.scorers))
+    needed = {"all": count, "any": 1, "majority": count // 2 + 1}[config.need]
     difference = pl.col("chosen_score") - pl.col("rejected_score")
-    if not scored.select(difference.is_finite().all()).item():
-        raise AssayError("step `agree`: the judging model gave scores that are not finite, its training diverged; lower curate.agree.fit.learning_rate")
-    right = difference > config.margin
+    right = pl.col("ranked_right") >= needed
     wrong_enough = pl.lit(config.action == "flip") & ~right & (difference < -config.flip_below)
     marked = scored.with_columns(difference=difference, right=right, turn=wrong_enough).with_columns(
         agree_chosen=pl.when("turn").then("rejected_score").otherwise("chosen_score"),
@@ -51,43 +73,107 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         agree_mean=(pl.col("chosen_score") + pl.col("rejected_score")) / 2,
         agree_margin=pl.when("turn").then(-difference).otherwise(difference),
     )
+    context.notes["noise"] = noise(rows.join(marked.select("row", "difference"), on="row"))
+    if config.votes:
+        context.notes["annotators_differ"] = _votes(rows, config.votes, context)
+    who = "a model trained on the others says" if not (config.scorers or config.columns) else "the judge says" if count == 1 else f"{{}} of {count} judges agree,"
+    said = pl.format(f"{who} margin {{}}", *(["ranked_right"] if "{}" in who else []), pl.col("difference").round(3))
     return verdicts(
         marked,
-        keep=pl.col("right") | pl.col("turn"),
-        reason=pl.format("a model trained on the others says margin {}", pl.col("difference").round(3)),
+        keep=pl.col("right") | pl.col("turn") | pl.lit(config.action == "keep"),
+        reason=said,
         score=pl.col("difference"),
         because_of=pl.col("judged_by"),
         flip=pl.col("turn"),
+        close=(pl.col("difference") - config.margin).abs(),
         more=["agree_chosen", "agree_rejected", "agree_mean", "agree_margin"],
     )
 
 
-def _by_others(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
-    assert context.fit
-    others = context.pool.join(rows.select("id", "copy"), on=["id", "copy"], how="anti").sort("id", "copy")
-    seen = others.join(rows.select("prompt_id"), on="prompt_id", how="anti")
-    if seen.height == 0:
-        raise AssayError("step `agree`: `train_on: others` needs rows of sources that are not judged; name the judged ones in `only`")
-    context.say(f"agree: a model trained on {seen.height:,} other pairs judges {rows.height:,}")
-    return _scored(seen, rows.sort("id", "copy"), "others", config, context)
+def _scored(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+    """row, chosen_score, rejected_score, ranked_right (by how many judges), judged_by."""
+    if config.columns:
+        by_columns = context.numeric(context.numeric(rows, config.columns[0], "agree"), config.columns[1], "agree")
+        chosen, rejected = config.columns
+        turned = pl.col("flipped").fill_null(False) if "flipped" in rows.columns else pl.lit(False)
+        table = by_columns.select(
+            "row", chosen_score=pl.when(turned).then(rejected).otherwise(chosen), rejected_score=pl.when(turned).then(chosen).otherwise(rejected), judged_by=pl.lit(f"{chosen} and {rejected}")
+        )
+        return _one(table.drop_nulls(), config.margin)
+    if config.scorers:
+        if context.score is None:
+            raise AssayError('step `agree` runs scorers: pip install "assay[train]"')
+        pairs = context.texts(rows)
+        each = []
+        for spec in config.scorers:
+            context.say(f"agree: {spec} judges {rows.height:,} pairs")
+            each.append(rows.select("row").hstack(context.score(spec, pairs)).with_columns(judged_by=pl.lit(spec)))
+        return _one(each[0], config.margin) if len(each) == 1 else _several(each, config)
+    return _one(_trained(rows, config, context), config.margin)
 
 
-def _by_folds(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
-    dealt = rows.sort("id", "copy").with_columns(
-        fold=pl.col("prompt_id").str.slice(0, 8).str.to_integer(base=16) % config.folds
-    )
+def _one(table: pl.DataFrame, margin: float) -> pl.DataFrame:
+    difference = pl.col("chosen_score") - pl.col("rejected_score")
+    if not table.select(difference.is_finite().all()).item():
+        raise AssayError("step `agree`: the judge gave scores that are not finite; if it was trained here its training diverged: lower curate.agree.fit.learning_rate")
+    return table.with_columns(ranked_right=(difference > margin).cast(pl.Int64))
+
+
+def _several(each: list[pl.DataFrame], config: Config) -> pl.DataFrame:
+    """Judges on one scale: every one's scores divided by the spread of its margins."""
+    scaled = []
+    for table in each:
+        one = _one(table, config.margin)
+        spread: Any = (one["chosen_score"] - one["rejected_score"]).std() or 1.0
+        scaled.append(one.with_columns(pl.col("chosen_score", "rejected_score") / spread))
+    sums = {c: sum((t[c] for t in scaled[1:]), start=scaled[0][c]) for c in ("chosen_score", "rejected_score", "ranked_right")}
+    mean = each[0].select("row").with_columns(**{c: s if c == "ranked_right" else s / len(each) for c, s in sums.items()})
+    return mean.with_columns(judged_by=pl.lit(", ".join(config.scorers)))
+
+
+def _trained(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+    if context.fit is None:
+        raise AssayError('step `agree` trains a reward model: pip install "assay[train]"')
+    if config.train_on == "others":
+        everything, judged = context.texts(context.alive), context.texts(rows)
+        seen = everything.join(judged.select("row"), on="row", how="anti").join(judged.select("prompt_id"), on="prompt_id", how="anti")
+        if seen.height == 0:
+            raise AssayError("step `agree`: `train_on: others` needs rows of sources that are not judged; name the judged ones in `only`")
+        context.say(f"agree: a model trained on {seen.height:,} other pairs judges {rows.height:,}")
+        return _by_model(seen, judged, "others", config, context)
+    dealt = context.texts(rows).with_columns(fold=pl.col("prompt_id").str.slice(0, 8).str.to_integer(base=16) % config.folds)
     parts = []
     for fold in range(config.folds):
-        judged, seen = dealt.filter(pl.col("fold") == fold), dealt.filter(pl.col("fold") != fold)
+        judged, seen = dealt.filter(pl.col("fold") == fold).drop("fold"), dealt.filter(pl.col("fold") != fold).drop("fold")
         if judged.height and not seen.height:
             raise AssayError(f"step `agree`: all {rows.height:,} rows have the same prompt fold; there is nothing to train on")
         if judged.height:
             context.say(f"agree: fold {fold + 1} of {config.folds}, {seen.height:,} pairs train, {judged.height:,} are judged")
-            parts.append(_scored(seen, judged, f"fold-{fold + 1}", config, context))
-    return pl.concat(parts)
+            parts.append(_by_model(seen, judged, f"fold-{fold + 1}", config, context))
+    return pl.concat(parts).sort("row")
 
 
-def _scored(seen: pl.DataFrame, judged: pl.DataFrame, name: str, config: Config, context: Context) -> pl.DataFrame:
+def _by_model(seen: pl.DataFrame, judged: pl.DataFrame, name: str, config: Config, context: Context) -> pl.DataFrame:
     assert context.fit
-    scores = context.fit(seen, judged, config.fit, context.workdir / name)
-    return judged.select("id", "copy").hstack(scores).with_columns(judged_by=pl.lit(f"{config.fit.model} ({name})"))
+    scores = context.fit(seen.drop("row"), judged.drop("row"), config.fit, context.workdir / name)
+    return judged.select("row").hstack(scores).with_columns(judged_by=pl.lit(f"{config.fit.model} ({name})"))
+
+
+def noise(judged: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """By source: rows, the share ranked wrong, and the estimated share of wrong labels with its 95% interval (Wilson)."""
+    found = {}
+    for (source,), part in judged.with_columns(pl.col("source").fill_null("(none)")).sort("source").group_by("source", maintain_order=True):
+        surest = part.sort(pl.col("difference").abs(), "row", descending=[True, False]).head(max(1, round(SUREST * part.height)))
+        wrong = int((surest["difference"] < 0).sum())
+        low, high = wilson(wrong, surest.height)
+        found[str(source)] = {"rows": part.height, "ranked_wrong": int((part["difference"] < 0).sum()) / part.height, "noise": wrong / surest.height, "interval": [low, high]}
+    return found
+
+
+def _votes(rows: pl.DataFrame, columns: tuple[str, str], context: Context) -> dict[str, dict[str, Any]]:
+    """By source: rows with votes, the share on which the annotators were not of one mind, and the mean share of the minority."""
+    voted = context.numeric(context.numeric(rows, columns[0], "agree"), columns[1], "agree").drop_nulls(list(columns))
+    total = pl.col(columns[0]) + pl.col(columns[1])
+    minority = pl.min_horizontal(*columns) / total
+    table = voted.filter(total > 0).group_by(pl.col("source").fill_null("(none)")).agg(rows=pl.len(), not_of_one_mind=(minority > 0).mean(), minority=minority.mean()).sort("source")
+    return {row.pop("source"): row for row in table.iter_rows(named=True)}

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from assay.curate.step import Context, StepConfig, verdicts
-from assay.errors import AssayError, did_you_mean
+from assay.errors import AssayError
 
 
 class Config(StepConfig):
@@ -24,13 +24,11 @@ class Config(StepConfig):
 
 def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     """Drop the rows whose value is not among those that stay."""
-    if config.column not in rows.columns:
-        raise AssayError(f"step `filter`: the rows have no column `{config.column}`.{did_you_mean(config.column, rows.columns)} Columns: {', '.join(rows.columns)}")
-    column = rows[config.column]
+    column = context.columns(rows, config.column, step="filter")[config.column]
     if column.dtype.is_nested():
         raise AssayError(f"step `filter`: the column `{config.column}` holds {column.dtype}, expected texts, numbers or booleans")
     wanted = {_text(value) for value in config.values}
-    judged = rows.select("id", "copy").with_columns(text=pl.Series([_text(v) for v in column], dtype=pl.String))
+    judged = rows.select("row").with_columns(text=pl.Series([_text(v) for v in column], dtype=pl.String))
     reason = pl.concat_str(pl.lit(f"{config.column} is "), "text")
     return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=reason)
 

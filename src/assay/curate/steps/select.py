@@ -4,15 +4,18 @@ Rows are ranked by a score within their group of categories and the top share of
 the rows rounded to the nearest whole (half up), ties in order of id. A source whose scores run high is put in its place by an offset.
 This is the rule by which Skywork-Reward (arXiv 2410.18451, section 3) took 59,539 Magpie pairs from 344,000: 30% of the mathematics,
 30% of the code and 10% of the rest by average answer score, with 0.10 off Magpie-Air and 0.05 off Magpie-Pro.
+
+Beyond the paper: a group may have a ``count`` instead of a share, ``per_source`` ranks every source by itself, ``lowest`` turns the order, and
+``clusters`` spreads the choice over kinds of prompts: the best row of every semantic cluster comes before the second best of any.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from assay.curate.embeddings import STATIC, clusters
 from assay.curate.step import Context, StepConfig, verdicts
-from assay.curate.steps.duplicates import numeric
 
 
 class Group(BaseModel):
@@ -24,8 +27,16 @@ class Group(BaseModel):
     """Name of the group, for the ledger."""
     categories: list[str] = Field(min_length=1)
     """Values of the column `category`, compared without case."""
-    keep: float = Field(ge=0.0, le=1.0)
+    keep: float | None = Field(None, ge=0.0, le=1.0)
     """Share of the group's rows that stays."""
+    count: int | None = Field(None, ge=0)
+    """Number of the group's rows that stays, instead of a share."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.keep is None) == (self.count is None):
+            raise ValueError("give either `keep` (a share) or `count` (a number of rows)")
+        return self
 
 
 class Config(StepConfig):
@@ -33,32 +44,50 @@ class Config(StepConfig):
 
     kind: Literal["select"] = "select"
     by: str
-    """The numeric column to rank by, highest first. Rows without a value rank last."""
+    """The numeric column to rank by, highest first. Rows without a value rank last. Scores of the chosen side, of the rejected side, their mean and
+    their gap are columns too: `agree` and `perplexity` add them, and `margin` is the gap a source came with."""
+    lowest: bool = False
+    """Rank the lowest first."""
     groups: list[Group] = []
-    """Groups of categories with their shares."""
+    """Groups of categories with their shares or counts."""
     others: float = Field(1.0, ge=0.0, le=1.0)
     """Share that stays of every category in no group."""
     pool_others: bool = True
     """Whether the categories in no group are ranked together as one (or each by itself). The paper leaves this open."""
+    per_source: bool = False
+    """Rank every source by itself, with the shares and counts of the groups for each."""
     offsets: dict[str, float] = {}
     """What to add to the score of a source before ranking, by the column `source`."""
+    clusters: int | None = Field(None, ge=2)
+    """Number of semantic clusters of prompts to spread the choice over."""
+    embedding: str = STATIC
+    """What embeds the prompts for `clusters`; see `assay explain semantic_duplicates`."""
 
 
 def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     """Mark every row with its rank in its group; drop those beyond the group's share."""
     category = pl.col("category").fill_null("(no category)")
     group = pl.lit("other categories") if config.pool_others else pl.concat_str(pl.lit("category "), category.str.to_lowercase())
-    share = pl.lit(config.others)
-    for named in reversed(config.groups):
-        member = category.str.to_lowercase().is_in([c.lower() for c in named.categories])
-        group = pl.when(member).then(pl.lit(f"group {named.name}")).otherwise(group)
-        share = pl.when(member).then(pl.lit(named.keep)).otherwise(share)
+    share, count = pl.lit(config.others), pl.lit(None, pl.Int64)
+    for one in reversed(config.groups):
+        member = category.str.to_lowercase().is_in([c.lower() for c in one.categories])
+        group = pl.when(member).then(pl.lit(f"group {one.name}")).otherwise(group)
+        share = pl.when(member).then(pl.lit(one.keep)).otherwise(share)
+        count = pl.when(member).then(pl.lit(one.count)).otherwise(count)
+    if config.per_source:
+        group = pl.concat_str(group, pl.lit(" of "), pl.col("source").fill_null("(no source)"))
     offset = pl.col("source").replace_strict(config.offsets, default=0.0, return_dtype=pl.Float64) if config.offsets else pl.lit(0.0)
-    scored = rows.select(
-        "id", "copy", group=group, share=share, adjusted=numeric(rows, config.by, "select") + offset
-    ).sort("group", "adjusted", "id", "copy", descending=[False, True, False, False], nulls_last=True)
-    ranked = scored.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"), size=pl.len().over("group")).with_columns(
-        quota=(pl.col("share") * pl.col("size") + 0.5 + 1e-9).floor().cast(pl.Int64)
+    scored = context.numeric(rows, config.by, "select").select("row", group=group, share=share, count=count, adjusted=pl.col(config.by) + offset)
+    order = pl.col("adjusted") if config.lowest else -pl.col("adjusted")
+    if config.clusters is not None:
+        scored = scored.join(clusters(rows, config.clusters, config.embedding, context), on="row", how="left", maintain_order="left")
+        scored = scored.with_columns(turn=order.rank("ordinal").over("group", "cluster"))
+    else:
+        scored = scored.with_columns(turn=pl.lit(0))
+    ranked = scored.with_columns(order=order).sort("group", "turn", "order", "row", nulls_last=True)
+    ranked = ranked.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"), size=pl.len().over("group")).with_columns(
+        quota=pl.coalesce("count", (pl.col("share") * pl.col("size") + 0.5 + 1e-9).floor().cast(pl.Int64))
     )
-    reason = pl.format("rank {} of {} in {}, {} stay", "rank", "size", "group", "quota")
-    return verdicts(ranked, keep=pl.col("rank") <= pl.col("quota"), reason=reason, score=pl.col("adjusted"))
+    reason = pl.format("rank {} of {} in {}, {} stay", "rank", "size", "group", pl.min_horizontal("quota", "size"))
+    off = (pl.col("rank") - pl.col("quota") - 0.5).abs()
+    return verdicts(ranked, keep=pl.col("rank") <= pl.col("quota"), reason=reason, score=pl.col("adjusted"), close=off / pl.col("size"))

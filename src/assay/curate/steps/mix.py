@@ -1,0 +1,69 @@
+"""Mix: a set of a given size from several sources, in given proportions.
+
+Rows are drawn without repetition, in an order that follows from their ids and the seed: of each source, more rows hold the fewer. Counts are exact:
+each source gets its weight's part of the size (largest remainder); what a source is too small to give is shared out among the others.
+"""
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from assay.curate.kernels.tokens import tokenize
+from assay.curate.step import Context, StepConfig, verdicts
+from assay.errors import AssayError, did_you_mean
+
+
+class Config(StepConfig):
+    """Draw a set of a given size from the sources."""
+
+    kind: Literal["mix"] = "mix"
+    size: int = Field(ge=1)
+    """Rows that stay. If there are fewer, all stay."""
+    weights: dict[str, float] = {}
+    """Relative weight of each source; one that is not named weighs 1, at 0 none of its rows stay. Empty: in proportion to what each has."""
+    by: str | None = None
+    """A numeric column: of each source the rows with the highest values are taken instead of drawn ones."""
+    seed: int = 0
+    """Another seed draws other rows."""
+
+
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+    """Mark every row with its place in its source; drop those beyond the source's count."""
+    source = pl.col("source").fill_null("(none)")
+    placed = rows.select("row", source=source)
+    if config.by is None:
+        placed = placed.with_columns(order=_drawn(context.ids(rows["row"]), config.seed))
+    else:
+        placed = placed.with_columns(order=-context.numeric(rows, config.by, "mix")[config.by])
+    placed = placed.sort("source", "order", "row", nulls_last=True).with_columns(place=pl.int_range(1, pl.len() + 1).over("source"))
+    for name in config.weights:
+        if name not in set(placed["source"]):
+            raise AssayError(f"step `mix`: no row has the source `{name}`.{did_you_mean(name, sorted(set(placed['source'])))}")
+    there = dict(placed.group_by("source").len().sort("source").iter_rows())
+    counts = shares(there, config.weights or {name: float(n) for name, n in there.items()}, config.size)
+    context.notes.update(taken=counts, there=there)
+    marked = placed.with_columns(count=pl.col("source").replace_strict(counts, return_dtype=pl.Int64))
+    reason = pl.format("place {} of {}, {} are taken", "place", "source", "count")
+    return verdicts(marked, keep=pl.col("place") <= pl.col("count"), reason=reason, score=pl.col("place"))
+
+
+def _drawn(ids: pl.Series, seed: int) -> pl.Series:
+    """A number for each id that is as good as random and follows from id and seed."""
+    return pl.Series(tokenize(ids + f"x{seed}").hashes >> 1, dtype=pl.UInt64)
+
+
+def shares(there: dict[str, int], weights: dict[str, float], size: int) -> dict[str, int]:
+    """How many rows each source gives: in proportion to the weights, never more than it has, ``size`` in all where that can be."""
+    counts = dict.fromkeys(there, 0)
+    open_ = {name for name in there if weights.get(name, 1.0) > 0}
+    while open_ and (left := min(size, sum(there[n] for n in there if weights.get(n, 1.0) > 0)) - sum(counts.values())) > 0:
+        total = sum(weights.get(n, 1.0) for n in open_)
+        exact = {n: left * weights.get(n, 1.0) / total for n in sorted(open_)}
+        given = {n: int(x) for n, x in exact.items()}
+        for n in sorted(exact, key=lambda n: (given[n] - exact[n], n))[: left - sum(given.values())]:
+            given[n] += 1
+        for n, more in given.items():
+            counts[n] += min(more, there[n] - counts[n])
+        open_ = {n for n in open_ if counts[n] < there[n]}
+    return counts
