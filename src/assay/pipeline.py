@@ -4,6 +4,9 @@ A run lies in ``runs/NAME-FINGERPRINT``; the fingerprint covers the recipe, the 
 a run goes on where it was killed, and a finished one is only opened.
 """
 
+import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,16 @@ import polars as pl
 import yaml
 
 from assay import __version__
+from assay.curate import engine as engines
 from assay.curate import kernels
+from assay.curate.engine import start
 from assay.curate.runner import Curated, curate
-from assay.curate.step import Fit
+from assay.curate.steps import AnyStep, agree
 from assay.errors import MissingExtra
 from assay.files import (
     MANIFEST,
+    ParquetStream,
+    atomic,
     fingerprint,
     is_done,
     read_json,
@@ -28,8 +35,9 @@ from assay.files import (
     write_text,
 )
 from assay.pairs import schema, sources
-from assay.pairs.read import Reading, read
+from assay.pairs.read import read_to
 from assay.recipes.recipe import Recipe, Source
+from assay.score.sides import sides
 from assay.screen import Quiet, Screen, training_progress
 from assay.train.config import TrainConfig
 
@@ -47,7 +55,7 @@ class Run:
     """Evaluation results by arm."""
 
 
-def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Run:
+def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None, workers: int = 1, engine: engines.Name = "local", screen: Screen | None = None) -> Run:
     """Run a recipe, or go on with it.
 
     Args:
@@ -56,6 +64,7 @@ def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None
         runs: folder under which the run's own folder is made.
         data_root: a folder with copies of hub data sets.
         workers: processes for reading and curation kernels.
+        engine: where curation kernels run, ``local`` or ``ray``.
         screen: shows progress.
 
     Raises:
@@ -66,11 +75,11 @@ def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     screen.say(f"run folder: {folder}")
-    pairs = read_stage(recipe.sources, base, folder / "read", data_root=data_root, screen=screen)
-    curated = curate_stage(recipe, base, folder / "curate", pairs, data_root=data_root, workers=workers, screen=screen)
+    pairs = read_stage(recipe.sources, base, folder / "read", data_root=data_root, workers=workers, screen=screen)
+    curated = curate_stage(recipe, base, folder / "curate", pairs, data_root=data_root, workers=workers, engine=engine, screen=screen)
     arms = {"curated": curated.kept()}
     if recipe.baseline:
-        arms["everything"] = pairs
+        arms["everything"] = read_parquet(pairs)
     trainings = {arm: _train(rows, _same_steps(recipe.train, arms["curated"]), folder / "train" / arm, screen, arm) for arm, rows in arms.items()}
     results = _evaluate(recipe, base, folder, list(arms), data_root, screen)
     return Run(folder, read_json(folder / "read" / MANIFEST), curated.manifest, trainings, results)
@@ -91,49 +100,88 @@ def _contents(given: list[Source], base: Path, data_root: Path | None) -> list[l
 
 
 def resolve(path: str, base: Path) -> str:
-    """``path`` as seen from ``base``, if something is there; unchanged otherwise."""
+    """``path`` as seen from ``base``, if something is there; unchanged otherwise, as a URL always is."""
     inside = (base / path).resolve()
     return str(inside) if not Path(path).is_absolute() and inside.exists() else path
 
 
-def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path | None = None, screen: Screen | None = None) -> pl.DataFrame:
-    """All sources as one pair table, written to ``folder``; read from there if that was done before."""
+def read_stage(given: list[Source], base: Path, folder: Path, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Path:
+    """All sources as one pair table in ``folder``; the path of its file. A source that an earlier run finished is not read again."""
     screen = screen or Quiet()
     print_ = fingerprint([s.model_dump() for s in given], _contents(given, base, data_root), __version__)
     if not is_done(folder, print_):
-        readings = []
-        for source in given:
-            with screen.bar(f"reading {source.name or source.path}", None) as tick:
-                settings = source.model_dump(exclude={"path"})
-                readings.append(read(resolve(source.path, base), data_root=data_root, tick=tick, **settings))
-        whole = Reading(
-            pairs=schema.stack([r.pairs for r in readings]),
-            aside=[row for r in readings for row in r.aside],
-            formats={file: format for r in readings for file, format in r.formats.items()},
-            rows_read=sum(r.rows_read for r in readings),
-            rows_used=sum(r.rows_used for r in readings),
-        )
-        whole.write(folder, print_)
+        start_over(folder, print_)
+        with start("local", min(workers, len(given))) as engine, screen.bar(f"reading {len(given)} sources", len(given)) as tick:
+            tasks = [(folder / "parts" / f"{i:03d}", resolve(s.path, base), s, data_root) for i, s in enumerate(given)]
+            summaries = engine.map(_read_source, tasks, tick)
+        _put_together(folder, [task[0] for task in tasks])
+        together = {key: sum(s[key] for s in summaries) for key in ("rows_read", "rows_used", "rows_aside", "pairs")}
+        reasons = sum((Counter(s["reasons"]) for s in summaries), Counter())
+        formats = {file: format for s in summaries for file, format in s["formats"].items()}
+        write_json(folder / MANIFEST, {**together, "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))), "formats": formats, "fingerprint": print_})
+        shutil.rmtree(folder / "parts")
     summary = read_json(folder / MANIFEST)
     screen.say(f"read: {summary['rows_read']:,} rows, {summary['pairs']:,} pairs, {summary['rows_aside']:,} rows set aside")
-    return read_parquet(folder / "pairs.parquet")
+    return folder / "pairs.parquet"
 
 
-def curate_stage(recipe: Recipe, base: Path, folder: Path, pairs: pl.DataFrame, *, data_root: Path | None = None, workers: int = 1, screen: Screen | None = None) -> Curated:
-    """The recipe's curation of ``pairs``, in ``folder``."""
+def _read_source(task: tuple[Path, str, Source, Path | None]) -> dict[str, Any]:
+    """Read one source to parts; what an earlier run finished is not read again."""
+    folder, path, source, data_root = task
+    if not (folder / MANIFEST).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # parts of a reading that did not come to its end
+        settings = source.model_dump(include={"name", "format", "columns", "split", "config", "limit"})
+        write_json(folder / MANIFEST, read_to(folder, path, how=source.how(), data_root=data_root, **settings))
+    summary: dict[str, Any] = read_json(folder / MANIFEST)
+    return summary
+
+
+def _put_together(folder: Path, parts: list[Path]) -> None:
+    """One pair table and one list of rows set aside from those of the sources, in their order."""
+    files = [file for part in parts for file in sorted(part.glob("*.parquet"))]
+    common = schema.common_schema([pl.read_parquet_schema(file) for file in files])
+    with ParquetStream(folder / "pairs.parquet") as stream:
+        for file in files:
+            stream.write(schema.fitted(read_parquet(file), common))
+    with atomic(folder / "aside.jsonl") as temporary, temporary.open("wb") as aside:
+        for part in parts:
+            with (part / "aside.jsonl").open("rb") as one:
+                shutil.copyfileobj(one, aside)
+
+
+def curate_stage(
+    recipe: Recipe, base: Path, folder: Path, pairs: Path, *, data_root: Path | None = None, workers: int = 1, engine: engines.Name = "local", dry_run: bool = False, screen: Screen | None = None
+) -> Curated:
+    """The recipe's curation of the table ``pairs``, in ``folder``."""
     screen = screen or Quiet()
-    fit: Fit | None = None
-    if any(step.kind == "agree" for step in recipe.curate):
-        try:
+    steps = [rooted(step, base) for step in recipe.curate]
+    tools = tools_for(steps, screen)
+    return curate(pairs, steps, folder, workers=workers, engine=engine, dry_run=dry_run, data_root=data_root, say=screen.say, done=lambda a: screen.say(account_line(a)), tick=screen.tick, **tools)
+
+
+def tools_for(steps: Sequence[AnyStep], screen: Screen) -> dict[str, Any]:
+    """What these steps need of PyTorch, by the names of ``runner.Tools``.
+
+    Raises:
+        MissingExtra: PyTorch is not installed and a step needs it.
+    """
+    trains = [s for s in steps if isinstance(s, agree.Config) and not s.scorers and not s.columns]
+    tools: dict[str, Any] = {"score": sides}
+    try:
+        if trains:
             from assay.train.fit import fitter
-        except ImportError:
-            raise MissingExtra("the step `agree` trains a reward model and", "train") from None
-        fit = fitter(screen)
-    steps = [_rooted(step, base) for step in recipe.curate]
-    return curate(pairs, steps, folder, workers=workers, fit=fit, data_root=data_root, say=screen.say, done=lambda a: screen.say(account_line(a)))
+
+            tools["fit"] = fitter(screen)
+        if any(step.kind == "perplexity" for step in steps):
+            from assay.score.likelihood import measurer
+
+            tools["likelihood"] = measurer(screen)
+    except ImportError:
+        raise MissingExtra(f"the step `{'agree' if trains else 'perplexity'}` runs a model and", "train") from None
+    return tools
 
 
-def _rooted(step: Any, base: Path) -> Any:
+def rooted(step: Any, base: Path) -> Any:
     """A step whose files are named as seen from the recipe."""
     if step.kind != "decontaminate":
         return step
@@ -144,8 +192,9 @@ def account_line(account: dict[str, Any]) -> str:
     """What a step did, in a line."""
     before, after = account["before"], account["after"]
     line = f"{account['step']}: {before['rows']:,} rows, {account['dropped']:,} dropped, {after['rows']:,} stay"
-    if account["flipped"]:
-        line += f", {account['flipped']:,} flipped"
+    for what in ("flipped", "trimmed"):
+        if account[what]:
+            line += f", {account[what]:,} {what}"
     if after["rows"] and before["rows"]:
         line += f"; chosen longer {before['chosen_longer']:.1%} -> {after['chosen_longer']:.1%}"
     return line

@@ -16,6 +16,8 @@ from assay.errors import AssayError
 from assay.pairs.formats import FORMATS
 from assay.pairs.read import Reading, read
 from assay.pairs.schema import COLUMNS, pair_id
+from assay.pipeline import read_stage
+from assay.recipes.recipe import Source
 
 Row = dict[str, Any]
 Turns = list[dict[str, str]]
@@ -66,6 +68,11 @@ def got(tmp_path: Path, rows: list[Row], expect: str, **options: Any) -> Reading
     reading = read(path, **options)
     assert reading.formats == {str(path): expect}
     return counted(reading, len(rows))
+
+
+def written(tmp_path: Path, name: str, source: Path | None = None) -> Path:
+    """What a run writes of ``source`` (by default the rows that ``got`` was given) to the folder ``name``: the path of its pairs."""
+    return read_stage([Source(path=str(source or tmp_path / "set.jsonl"), name="set")], tmp_path, tmp_path / name)
 
 
 def counted(reading: Reading, rows: int) -> Reading:
@@ -137,7 +144,7 @@ MINIMAL: dict[str, list[Row]] = {
 
 
 def test_every_format_has_a_minimal_file() -> None:
-    assert list(MINIMAL) == [f.name for f in FORMATS]
+    assert list(MINIMAL) == [f.name for f in FORMATS if f.name != "answers"]  # those need a scorer, see test_pairing.py
 
 
 @pytest.mark.parametrize("name", MINIMAL)
@@ -615,33 +622,30 @@ def test_tick_counts_rows(tmp_path: Path) -> None:
 
 def test_written_pairs_read_back_the_same(tmp_path: Path) -> None:
     first = got(tmp_path, [magpie("Hi?", [0.25, 0.5]), magpie("Ho?", [0.5, 0.125])], "magpie")
-    first.write(tmp_path / "out", "f00d")
-    again = read(tmp_path / "out" / "pairs.parquet")
+    again = read(written(tmp_path, "out"))
     names = [name for name in first.pairs.columns if name != "source_id"]
     assert again.pairs.select(names).equals(first.pairs.select(names))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest == {"rows_read": 2, "rows_used": 2, "rows_aside": 0, "pairs": 2, "reasons": {}, "formats": first.formats, "fingerprint": "f00d"}
+    assert manifest == {"rows_read": 2, "rows_used": 2, "rows_aside": 0, "pairs": 2, "reasons": {}, "formats": first.formats, "fingerprint": manifest["fingerprint"]}
 
 
 @pytest.mark.parametrize("name", MINIMAL)
 def test_reading_back_changes_nothing(name: str, tmp_path: Path) -> None:
     extras = {"id": 7, "category": "chat", "topic": {"a": [1]}, "score_of": 1, "margin": 2}
     first = got(tmp_path, [{**row, **extras} for row in MINIMAL[name]], name)
-    first.write(tmp_path / "one", "f00d")
-    second = counted(read(tmp_path / "one" / "pairs.parquet", strict=True), first.pairs.height)
+    second = counted(read(written(tmp_path, "one"), strict=True), first.pairs.height)
     assert second.formats == {str(tmp_path / "one" / "pairs.parquet"): "explicit prompt"}
     assert second.pairs.schema == first.pairs.schema
     assert second.pairs.equals(first.pairs)
-    second.write(tmp_path / "two", "f00d")
-    assert (tmp_path / "two" / "pairs.parquet").read_bytes() == (tmp_path / "one" / "pairs.parquet").read_bytes()
+    assert written(tmp_path, "two", tmp_path / "one" / "pairs.parquet").read_bytes() == (tmp_path / "one" / "pairs.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("name", MINIMAL)
 def test_a_folder_that_was_written_reads_back(name: str, tmp_path: Path) -> None:
     first = got(tmp_path, [*MINIMAL[name], {"prompt": "Hi?"}], name)
     assert len(first.aside) == 1
-    first.write(tmp_path / "out", "f00d")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["aside.jsonl", "manifest.json", "pairs.parquet"]
+    written(tmp_path, "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".started", "aside.jsonl", "manifest.json", "pairs.parquet"]
     again = counted(read(tmp_path / "out", strict=True), first.pairs.height)
     assert list(again.formats) == [str(tmp_path / "out" / "pairs.parquet")]
     assert ("source_id" in again.pairs.columns) == ("id" in MINIMAL[name][0])
@@ -669,7 +673,8 @@ def test_huge_integers_in_other_columns_are_set_aside(tmp_path: Path) -> None:
 def test_aside_is_written_with_file_row_reason_and_raw(tmp_path: Path) -> None:
     rows = [*MINIMAL["explicit prompt"], {"prompt": "Hi?", "chosen": "yes", "rejected": "yes"}]
     reading = got(tmp_path, rows, "explicit prompt")
-    reading.write(tmp_path / "out", "f00d")
+    assert len(reading.aside) == 1
+    written(tmp_path, "out")
     (line,) = (tmp_path / "out" / "aside.jsonl").read_text().splitlines()
     assert json.loads(line) == {"file": str(tmp_path / "set.jsonl"), "row": 2, "reason": "identical answers", "raw": json.dumps(rows[1])}
 

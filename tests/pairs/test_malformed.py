@@ -12,16 +12,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 
 from assay.cli import run_app
+from assay.curate.steps import MODULES
 from assay.errors import AssayError
 from assay.pairs.formats import FORMATS
 from assay.pairs.read import read
-from assay.recipes.recipe import load_recipe
+from assay.pipeline import read_stage
+from assay.recipes.recipe import Source, load_recipe
 
 Row = dict[str, Any]
 
@@ -235,8 +238,8 @@ READ_ARGUMENTS = {
     ),
     "unknown topic": (
         ["explain", "agre"],
-        "nothing is called `agre`. Did you mean `agree`? Known: agree, contradictions, decontaminate, duplicates, filter, markers, select, "
-        "recipe, sources, train, evaluate, demo, skywork, steps, formats, recipes",
+        f"nothing is called `agre`. Did you mean `agree`? Known: {', '.join(MODULES)}, "
+        "recipe, sources, train, evaluate, demo, skywork-audited, skywork, steps, formats, recipes",
     ),
 }
 
@@ -520,8 +523,9 @@ def test_row_goes_aside_and_the_rest_is_read(name: str, tmp_path: Path) -> None:
     assert set(aside) == {"file", "row", "reason", "raw"}
     assert (reading.rows_read, reading.rows_used, reading.reasons()) == (4, 3, {ROWS[name][2]: 1})
     assert reading.pairs["id"].n_unique() == reading.pairs.height / 3
-    reading.write(tmp_path / "out", "f00d")
+    written = read_stage([Source(path=str(path))], tmp_path, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "aside.jsonl").read_text()) == aside
+    assert pl.read_parquet(written).equals(reading.pairs)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -685,8 +689,8 @@ OUTPUTS = {
     "pairs into a file": (["read", "set.jsonl", "-o", "plain/out.parquet"], "cannot write plain/out.parquet: File exists"),
     "pairs below a file": (["read", "set.jsonl", "-o", "plain/sub/out.parquet"], "cannot write plain/sub/out.parquet: Not a directory"),
     "pairs into a device": (["read", "set.jsonl", "-o", "/dev/null/out.parquet"], "cannot write /dev/null/out.parquet: File exists"),
-    "curation into a file": (["curate", "r.yaml", "-o", "plain"], "cannot write plain/read/pairs.parquet: Not a directory"),
-    "curation below a file": (["curate", "r.yaml", "-o", "plain/sub"], "cannot write plain/sub/read/pairs.parquet: Not a directory"),
+    "curation into a file": (["curate", "r.yaml", "-o", "plain"], "cannot write plain/read/.started: Not a directory"),
+    "curation below a file": (["curate", "r.yaml", "-o", "plain/sub"], "cannot write plain/sub/read/.started: Not a directory"),
     "scores into a file": (["score", "rule:length", "set.jsonl", "-o", "plain/out.jsonl"], "cannot write plain/out.jsonl: File exists"),
     "results into a file": (["evaluate", "rule:length", "--suite", "set=set.jsonl", "-o", "plain"], "cannot write plain/items.parquet: File exists"),
 }
@@ -711,7 +715,7 @@ def test_name_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
 # Recipes.
 
 BASE = "name: r\nsources: [{path: a.jsonl}]\n"
-STEPS = "Steps: agree, contradictions, decontaminate, duplicates, filter, markers, select"
+STEPS = "Steps: agree, balance, contradictions, decontaminate, duplicates, filter, markers, mix, near_duplicates, perplexity, select, semantic_duplicates, shortcuts"
 EXPECTED = "{path}: expected a recipe (name, sources, curate, train, evaluate), found"
 
 RECIPES: dict[str, tuple[str | bytes, str]] = {
@@ -813,7 +817,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
         BASE + "curate: [{kind: agree, folds: 2.5}]",
         "{path}: curate[0].folds: input should be a valid integer, got a number with a fractional part, found 2.5",
     ),
-    "unknown action": (BASE + "curate: [{kind: agree, action: remove}]", "{path}: curate[0].action: input should be 'drop' or 'flip', found 'remove'"),
+    "unknown action": (BASE + "curate: [{kind: agree, action: remove}]", "{path}: curate[0].action: input should be 'drop', 'flip' or 'keep', found 'remove'"),
     "fit with an unknown key": (
         BASE + "curate: [{kind: agree, fit: {max_stps: 1}}]",
         "{path}: curate[0].fit.max_stps is not a field of `train`. Did you mean `max_steps`? See `assay explain train`.",
@@ -831,7 +835,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "select without by": (BASE + "curate: [{kind: select}]", "{path}: curate[0].by is missing"),
     "select group without a share": (
         BASE + "curate: [{kind: select, by: score, groups: [{name: a, categories: [b]}]}]",
-        "{path}: curate[0].groups[0].keep is missing",
+        "{path}: curate[0].groups[0]: value error, give either `keep` (a share) or `count` (a number of rows), found {'name': 'a', 'categories': ['b']}",
     ),
     "select share above 1": (
         BASE + "curate: [{kind: select, by: score, groups: [{name: a, categories: [b], keep: 30}]}]",
@@ -906,9 +910,9 @@ def test_recipe_on_the_command_line(name: str, command: str, tmp_path: Path, cap
 
 
 NO_RECIPES = {
-    "misspelt": ("skywrk", "skywrk: no such recipe file, and not a shipped recipe. Did you mean `skywork`? Shipped: demo, skywork"),
-    "missing": ("./mine.yaml", "./mine.yaml: no such recipe file, and not a shipped recipe. Shipped: demo, skywork"),
-    "a folder": ("..", "..: no such recipe file, and not a shipped recipe. Shipped: demo, skywork"),
+    "misspelt": ("skywrk", "skywrk: no such recipe file, and not a shipped recipe. Did you mean `skywork`? Shipped: demo, skywork-audited, skywork"),
+    "missing": ("./mine.yaml", "./mine.yaml: no such recipe file, and not a shipped recipe. Shipped: demo, skywork-audited, skywork"),
+    "a folder": ("..", "..: no such recipe file, and not a shipped recipe. Shipped: demo, skywork-audited, skywork"),
 }
 
 

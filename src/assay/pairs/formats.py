@@ -5,10 +5,8 @@ one row into one rated answer, and the answers to a prompt are paired best again
 """
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from assay.pairs.messages import (
@@ -25,6 +23,7 @@ from assay.pairs.messages import (
     split_conversations,
     user_turn,
 )
+from assay.pairs.pairing import Pairing, number
 
 Row = dict[str, Any]
 
@@ -36,8 +35,8 @@ class Format:
     name: str
     about: str
     matches: Callable[[Row], bool]
-    convert: Callable[[Row, str], list[Row]]
-    """(row, rating attribute) -> pairs; or, when ``rated``, -> rated answers ``{prompt, response, rating, ...}``."""
+    convert: Callable[[Row, Pairing], list[Row]]
+    """(row, how answers are paired) -> pairs; or, when ``rated``, -> rated answers ``{prompt, response, rating, ...}``."""
     rated: bool = False
 
 
@@ -72,11 +71,8 @@ def _pair(row: Row, used: set[str], prompt: Messages, chosen: Messages, rejected
     extras.update((k, v) for k, v in more.items() if v is not None)
     for column in ("margin", "weight"):
         if extras.get(column) is not None:
-            extras[column] = _number(extras[column], column)
+            extras[column] = number(extras[column], column)
     return {**extras, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-FLOAT32_MAX = 3.4e38
 
 
 def check_extras(converted: list[Row]) -> None:
@@ -93,54 +89,24 @@ def check_extras(converted: list[Row]) -> None:
                 raise Aside(f"{column} is too large a number")
 
 
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, Decimal):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise Aside(f"{what} is not a number")
-    try:
-        number = float(value)
-    except ValueError:
-        raise Aside(f"{what} is not a number") from None
-    except OverflowError:
-        number = math.inf
-    if not abs(number) < FLOAT32_MAX:
-        raise Aside(f"{what} is not finite")
-    return number
-
-
-def best_and_worst(scores: list[float]) -> tuple[int, int]:
-    """Positions of the highest and the lowest score, the first of equals.
-
-    Raises:
-        Aside: fewer than two scores, or all are equal.
-    """
-    if len(scores) < 2:
-        raise Aside("only one answer to its prompt")
-    if max(scores) == min(scores):
-        raise Aside("answers are rated equal")
-    return scores.index(max(scores)), scores.index(min(scores))
-
-
-def _from_scored(row: Row, used: set[str], prompt: Messages, answers: list[Messages], scores: list[float], **more: Any) -> Row:
-    best, worst = best_and_worst(scores)
-    return _pair(row, used, prompt, answers[best], answers[worst], margin=scores[best] - scores[worst], **more)
+def _from_scored(row: Row, used: set[str], prompt: Messages, answers: list[Messages], scores: list[float], how: Pairing, **more: Any) -> list[Row]:
+    return [_pair(row, used, prompt, answers[i], answers[j], margin=scores[i] - scores[j], **more) for i, j in how.pairs(scores)]
 
 
 # One converter a format, in the order of FORMATS.
 
 
-def _nemo_rl(row: Row, attribute: str) -> list[Row]:
+def _nemo_rl(row: Row, how: Pairing) -> list[Row]:
     prompt = messages(_need(row, "context"), "context")
     completions = _list(row, "completions")
     if not all(isinstance(c, dict) for c in completions):
         raise Aside("`completions` is not a list of {rank, completion}")
     answers = [answer_of(_need(c, "completion"), f"completions[{i}]") for i, c in enumerate(completions)]
-    ranks = [-_number(_need(c, "rank"), f"completions[{i}].rank") for i, c in enumerate(completions)]
-    return [_from_scored(row, {"context", "completions"}, prompt, answers, ranks)]
+    ranks = [-number(_need(c, "rank"), f"completions[{i}].rank") for i, c in enumerate(completions)]
+    return _from_scored(row, {"context", "completions"}, prompt, answers, ranks, how)
 
 
-def _ultrafeedback(row: Row, attribute: str) -> list[Row]:
+def _ultrafeedback(row: Row, how: Pairing) -> list[Row]:
     prompt = prompt_of(row.get("instruction") or row.get("prompt"))
     completions = _list(row, "completions")
     if not all(isinstance(c, dict) for c in completions):
@@ -148,17 +114,17 @@ def _ultrafeedback(row: Row, attribute: str) -> list[Row]:
     answers = [answer_of(_need(c, "response"), f"completions[{i}].response") for i, c in enumerate(completions)]
     scores = [_completion_score(c, f"completions[{i}]") for i, c in enumerate(completions)]
     used = {"instruction", "prompt", "completions", "models", "correct_answers", "incorrect_answers"}
-    return [_from_scored(row, used, prompt, answers, scores)]
+    return _from_scored(row, used, prompt, answers, scores, how)
 
 
 def _completion_score(completion: Row, what: str) -> float:
     for key in ("overall_score", "fine-grained_score", "score", "rating"):
         if completion.get(key) is not None:
-            return _number(completion[key], f"{what}.{key}")
+            return number(completion[key], f"{what}.{key}")
     raise Aside(f"{what} has no score (overall_score, fine-grained_score, score or rating)")
 
 
-def _rewardbench2(row: Row, attribute: str) -> list[Row]:
+def _rewardbench2(row: Row, how: Pairing) -> list[Row]:
     prompt = prompt_of(_need(row, "prompt"))
     right = [answer_of(a, "chosen") for a in _list(row, "chosen")]
     wrong = [answer_of(a, "rejected") for a in _list(row, "rejected")]
@@ -167,31 +133,32 @@ def _rewardbench2(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, {"prompt", "chosen", "rejected", "models", "additional_metadata"}, prompt, c, r) for c in right for r in wrong]
 
 
-def _magpie(row: Row, attribute: str) -> list[Row]:
+def _magpie(row: Row, how: Pairing) -> list[Row]:
     prompt = prompt_of(_need(row, "instruction"))
     answers = [answer_of(a, f"responses[{i}]") for i, a in enumerate(_list(row, "responses"))]
     rated = _list(row, "rewards_armorm")
-    scores = [_number(r.get("score") if isinstance(r, dict) else r, f"rewards_armorm[{i}]") for i, r in enumerate(rated)]
+    scores = [number(r.get("score") if isinstance(r, dict) else r, f"rewards_armorm[{i}]") for i, r in enumerate(rated)]
     if len(scores) != len(answers):
         raise Aside(f"{len(answers)} in `responses` but {len(scores)} in `rewards_armorm`")
-    best, worst = best_and_worst(scores)
-    mean_all, mean_two = sum(scores) / len(scores), (scores[best] + scores[worst]) / 2
     used = set(row) - {"uuid", "language", "difficulty", "input_quality", "source", "subset"}
-    more = {"category": row.get("task_category"), "score": mean_all, "score_of_pair": mean_two}
-    return [_from_scored(row, used, prompt, answers, scores, **more)]
+    more = {"category": row.get("task_category"), "score": sum(scores) / len(scores)}
+    pairs = how.pairs(scores)
+    return [
+        _pair(row, used, prompt, answers[i], answers[j], margin=scores[i] - scores[j], **more, score_of_pair=(scores[i] + scores[j]) / 2) for i, j in pairs
+    ]
 
 
-def _magpie_ultra(row: Row, attribute: str) -> list[Row]:
+def _magpie_ultra(row: Row, how: Pairing) -> list[Row]:
     prompt = prompt_of(_need(row, "instruction"))
     chosen = answer_of(_need(row, "response"), "response")
     rejected = answer_of(_need(row, "response_base"), "response_base")
     scores = [row.get("score"), row.get("score_base")]
-    score = sum(_number(s, "score") for s in scores) / 2 if None not in scores else None
+    score = sum(number(s, "score") for s in scores) / 2 if None not in scores else None
     used = set(row) - {"difficulty", "quality", "source", "subset"}
     return [_pair(row, used, prompt, chosen, rejected, category=row.get("primary_tag"), score=score)]
 
 
-def _two_outputs(row: Row, attribute: str) -> list[Row]:
+def _two_outputs(row: Row, how: Pairing) -> list[Row]:
     text = check_text(_need(row, "instruction"), "instruction")
     if row.get("input"):
         text += "\n\n" + check_text(row["input"], "input")
@@ -204,7 +171,7 @@ def _two_outputs(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, used, user_turn(text), outputs[better], outputs[1 - better])]
 
 
-def _safety(row: Row, attribute: str) -> list[Row]:
+def _safety(row: Row, how: Pairing) -> list[Row]:
     """The better answer to a harmful prompt refuses it; to a harmless one, complies (Skywork-Reward, WildGuard pairs)."""
     refusal, harm = row.get("response_refusal_label"), row.get("prompt_harm_label")
     if row.get("response") is None:
@@ -212,11 +179,11 @@ def _safety(row: Row, attribute: str) -> list[Row]:
     if refusal not in ("refusal", "compliance") or harm not in ("harmful", "unharmful"):
         raise Aside("the prompt or the response has no harm or refusal label")
     good = (refusal == "refusal") == (harm == "harmful")
-    more = {k: row[k] for k in ("adversarial", "subcategory", "prompt_harm_label") if row.get(k) is not None}
+    more = {k: v for k, v in row.items() if k not in ("prompt", "response", "rating", "category", "response_refusal_label") and v is not None}
     return [{"prompt": prompt_of(_need(row, "prompt")), "response": answer_of(row["response"], "response"), "rating": float(good), "category": "safety", **more}]
 
 
-def _ms_swift(row: Row, attribute: str) -> list[Row]:
+def _ms_swift(row: Row, how: Pairing) -> list[Row]:
     conversation = messages(_need(row, "messages"), "messages")
     if row.get("rejected_messages") is not None:
         rejected = messages(row["rejected_messages"], "rejected_messages")
@@ -228,7 +195,7 @@ def _ms_swift(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, {"messages", "rejected_response", "rejected_messages"}, prompt, chosen, worse)]
 
 
-def _sharegpt(row: Row, attribute: str) -> list[Row]:
+def _sharegpt(row: Row, how: Pairing) -> list[Row]:
     prompt = messages(_need(row, "conversations"), "conversations")
     if row.get("system"):
         prompt = [{"role": "system", "content": check_text(row["system"], "system")}, *prompt]
@@ -236,7 +203,7 @@ def _sharegpt(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, {"conversations", "system", "chosen", "rejected"}, prompt, chosen, rejected)]
 
 
-def _alpaca(row: Row, attribute: str) -> list[Row]:
+def _alpaca(row: Row, how: Pairing) -> list[Row]:
     text = check_text(_need(row, "instruction"), "instruction")
     if row.get("input"):
         text += "\n" + check_text(row["input"], "input")
@@ -252,13 +219,13 @@ def _alpaca(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, {"instruction", "input", "system", "history", "chosen", "rejected"}, prompt, chosen, rejected)]
 
 
-def _hh(row: Row, attribute: str) -> list[Row]:
+def _hh(row: Row, how: Pairing) -> list[Row]:
     chosen = hh_conversation(_need(row, "chosen"), "chosen")
     rejected = hh_conversation(_need(row, "rejected"), "rejected")
     return [_pair(row, {"chosen", "rejected"}, *split_conversations(chosen, rejected))]
 
 
-def _explicit(row: Row, attribute: str) -> list[Row]:
+def _explicit(row: Row, how: Pairing) -> list[Row]:
     prompt = prompt_of(_need(row, "prompt"))
     chosen, rejected = answer_of(_need(row, "chosen"), "chosen"), answer_of(_need(row, "rejected"), "rejected")
     if chosen and rejected and chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant":
@@ -266,19 +233,24 @@ def _explicit(row: Row, attribute: str) -> list[Row]:
     return [_pair(row, {"prompt", "chosen", "rejected"}, prompt, chosen, rejected)]
 
 
-def _implicit(row: Row, attribute: str) -> list[Row]:
+def _implicit(row: Row, how: Pairing) -> list[Row]:
     chosen, rejected = messages(_need(row, "chosen"), "chosen"), messages(_need(row, "rejected"), "rejected")
     return [_pair(row, {"chosen", "rejected"}, *split_conversations(chosen, rejected))]
 
 
-def _ratings(row: Row, attribute: str) -> list[Row]:
+def _ratings(row: Row, how: Pairing) -> list[Row]:
     prompt = messages(row["prompt"], "prompt") if isinstance(row.get("prompt"), list) else helpsteer_prompt(_need(row, "prompt"))
-    value = row[attribute] if row.get(attribute) is not None else row.get(f"attr_{attribute}")
-    if value is None:
-        raise Aside(f"no rating `{attribute}`")
-    rating = _number(value, attribute)
+    rating = how.rating(row)
     extras = {k: row[k] for k in ("source", "subset", "category") if row.get(k) is not None}
     return [{**extras, "prompt": prompt, "response": answer_of(_need(row, "response"), "response"), "rating": rating}]
+
+
+def _answers(row: Row, how: Pairing) -> list[Row]:
+    if how.scorer is None:
+        raise Aside("answers without ratings: name a scorer (`scorer` of the source, --scorer)")
+    prompt = prompt_of(_need(row, "prompt"))
+    extras = {k: row[k] for k in ("source", "subset", "category") if row.get(k) is not None}
+    return [{**extras, "prompt": prompt, "response": answer_of(a, f"responses[{i}]"), "rating": 0.0} for i, a in enumerate(_list(row, "responses"))]
 
 
 def _has(*keys: str) -> Callable[[Row], bool]:
@@ -303,6 +275,7 @@ FORMATS = [
     Format("hh-rlhf", "two texts with `Human:` and `Assistant:` turns", lambda r: "prompt" not in r and any(isinstance(r.get(k), str) and "Human:" in r[k] for k in ("chosen", "rejected")), _hh),
     Format("explicit prompt", "`prompt`, `chosen`, `rejected` as text or messages", _has("prompt", "chosen", "rejected"), _explicit),
     Format("implicit prompt", "two whole conversations, `chosen` and `rejected`", _has("chosen", "rejected"), _implicit),
+    Format("answers", "`prompt` and several `responses` without ratings; a scorer rates them", _has("prompt", "responses"), _answers, rated=True),
     Format("ratings", "one rated answer a row: `prompt`, `response`, attributes (HelpSteer2)", _has("prompt", "response"), _ratings, rated=True),
 ]
 """Every format Assay reads, the most particular first."""

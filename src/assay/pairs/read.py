@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import polars as pl
 
 from assay.errors import AssayError, did_you_mean
-from assay.files import MANIFEST, write_json, write_parquet, write_text
+from assay.files import atomic, write_parquet, write_text
 from assay.pairs import schema, sources
-from assay.pairs.formats import FLOAT32_MAX, FORMATS, Format, best_and_worst, check_extras, recognise
+from assay.pairs.formats import FORMATS, Format, check_extras, recognise
 from assay.pairs.messages import Aside, check_answer, check_pair, check_prompt
+from assay.pairs.pairing import FLOAT32_MAX, Pairing, Rule
 
 SAMPLE = 200
-CHUNK = 20_000
+CHUNK = 5_000
 EXCERPT = 2_000
 
 
@@ -36,16 +38,7 @@ class Reading:
 
     def reasons(self) -> dict[str, int]:
         """How many rows were set aside for each reason, the commonest first."""
-        counts: dict[str, int] = {}
-        for row in self.aside:
-            counts[row["reason"]] = counts.get(row["reason"], 0) + 1
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    def write(self, folder: Path, fingerprint: str) -> None:
-        """Write ``pairs.parquet``, ``aside.jsonl`` and, last, the manifest, with the name of what was read."""
-        write_parquet(folder / "pairs.parquet", self.pairs)
-        write_aside(folder / "aside.jsonl", self.aside)
-        write_json(folder / MANIFEST, {**self.summary(), "fingerprint": fingerprint})
+        return _ordered(Counter(row["reason"] for row in self.aside))
 
     def summary(self) -> dict[str, Any]:
         """The counts of this reading, as written to the manifest."""
@@ -59,9 +52,17 @@ class Reading:
         }
 
 
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def write_aside(path: Path, aside: Iterable[dict[str, Any]]) -> None:
     """Write rows that were set aside as JSON lines: file, row, reason, raw."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in aside))
+    write_text(path, "".join(_aside_line(row) + "\n" for row in aside))
+
+
+def _aside_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=True)
 
 
 def read(
@@ -70,6 +71,11 @@ def read(
     name: str | None = None,
     format: str | None = None,
     attribute: str = "helpfulness",
+    weights: dict[str, float] | None = None,
+    rule: Rule = "best-worst",
+    min_gap: float = 0.0,
+    per_prompt: int | None = None,
+    scorer: str | None = None,
     columns: dict[str, str] | None = None,
     split: str = "train",
     config: str | None = None,
@@ -84,7 +90,9 @@ def read(
         source: a file, a folder, or a hub id ``owner/name``.
         name: value of the column `source` for rows that have none; by default the name of the file or folder.
         format: name of the format; recognised from the rows by default.
-        attribute: which rating orders the answers, for formats of one rated answer a row.
+        attribute, weights: which rating orders answers that are rated one a row, or a weighted sum of ratings.
+        rule, min_gap, per_prompt: which of several rated answers make a pair, see ``Pairing``.
+        scorer: rates answers instead of the rows, see ``load_scorer``.
         columns: names to give to columns before anything else, ``{"question": "prompt"}``.
         split, config: which part of a hub data set.
         data_root: a folder with copies of hub data sets, ``data_root/owner/name``.
@@ -95,19 +103,30 @@ def read(
     Raises:
         AssayError: the source cannot be opened, its format is not known, or no row of it can be read.
     """
-    source = str(source)
-    raw = _renamed(itertools.islice(sources.rows(source, split=split, config=config, data_root=data_root), limit), columns or {})
-    reader = _Reader(name or _default_name(source), attribute, strict, tick)
-    for file_rows in _by_file(raw):
-        reader.read_file(file_rows, _named(format) if format else None)
-    reader.finish()
-    if not reader.out.rows_read:
-        raise AssayError(f"{source}: holds no rows")
-    if not reader.frames:
-        worst = next(iter(reader.out.reasons()))
-        raise AssayError(f"{source}: no row could be read, of {reader.out.rows_read:,}; most often: {worst}")
-    reader.out.pairs = schema.stack(reader.frames)
-    return reader.out
+    frames: list[pl.DataFrame] = []
+    aside: list[dict[str, Any]] = []
+    raw = sources.rows(str(source), split=split, config=config, data_root=data_root)
+    how = Pairing(attribute, weights, rule, min_gap, per_prompt, scorer)
+    reader = _Reader(name or _default_name(str(source)), how, strict, tick, frames.append, aside.append)
+    reader.read(str(source), _renamed(itertools.islice(raw, limit), columns or {}), _named(format) if format else None)
+    return Reading(schema.stack(frames), aside, reader.formats, reader.rows_read, reader.rows_used)
+
+
+def read_to(folder: Path, source: str, *, name: str | None, format: str | None, how: Pairing, columns: dict[str, str], split: str, config: str | None, limit: int | None, data_root: Path | None) -> dict[str, Any]:
+    """As ``read``, but to files: parts of about 5,000 pairs, ``00000.parquet`` and so on, and ``aside.jsonl``; the counts. Memory does not grow with the source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = 0
+
+    def write(frame: pl.DataFrame) -> None:
+        nonlocal parts
+        write_parquet(folder / f"{parts:05d}.parquet", frame)
+        parts += 1
+
+    with atomic(folder / "aside.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
+        raw = sources.rows(source, split=split, config=config, data_root=data_root)
+        reader = _Reader(name or _default_name(source), how, False, None, write, lambda row: print(_aside_line(row), file=stream))
+        reader.read(source, _renamed(itertools.islice(raw, limit), columns), _named(format) if format else None)
+    return {"rows_read": reader.rows_read, "rows_used": reader.rows_used, "rows_aside": reader.reasons.total(), "reasons": _ordered(reader.reasons), "formats": reader.formats, "pairs": reader.pairs, "parts": parts}
 
 
 def _named(name: str) -> Format:
@@ -161,45 +180,74 @@ def _without_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 class _Reader:
-    """The state of one reading: frames made so far, rows set aside, answers waiting for their group."""
+    """The state of one reading: counts, rows that wait for a frame, answers that wait for their group. Frames and rows set aside are handed on."""
 
-    def __init__(self, name: str, attribute: str, strict: bool, tick: Callable[[int], None] | None) -> None:
-        self.name, self.attribute, self.strict, self.tick = name, attribute, strict, tick
-        self.out = Reading(pairs=pl.DataFrame())
-        self.frames: list[pl.DataFrame] = []
+    def __init__(
+        self, name: str, how: Pairing, strict: bool, tick: Callable[[int], None] | None, frame: Callable[[pl.DataFrame], None], aside: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.name, self.how, self.strict, self.tick = name, how, strict, tick
+        self.frame, self.aside = frame, aside
+        self.rows_read = self.rows_used = self.pairs = 0
+        self.reasons: Counter[str] = Counter()
+        self.formats: dict[str, str] = {}
         self.waiting: list[dict[str, Any]] = []
         self.groups: dict[str, list[tuple[sources.RawRow, dict[str, Any]]]] = {}
+
+    def read(self, source: str, raw: Iterator[sources.RawRow], format: Format | None) -> None:
+        """Read all rows of a source.
+
+        Raises:
+            AssayError: it holds none, or none that can be read.
+        """
+        for file_rows in _by_file(raw):
+            self.read_file(file_rows, format)
+        self.finish()
+        if not self.rows_read:
+            raise AssayError(f"{source}: holds no rows")
+        if not self.pairs:
+            worst = next(iter(_ordered(self.reasons)))
+            raise AssayError(f"{source}: no row could be read, of {self.rows_read:,}; most often: {worst}")
 
     def read_file(self, raw: Iterator[sources.RawRow], format: Format | None) -> None:
         sample = list(itertools.islice(raw, SAMPLE))
         format = format or self._recognise(sample)
         for row in itertools.chain(sample, raw):
-            self.out.rows_read += 1
-            if self.tick and self.out.rows_read % 500 == 0:
-                self.tick(self.out.rows_read)
+            self.rows_read += 1
+            if self.tick and self.rows_read % 500 == 0:
+                self.tick(self.rows_read)
             try:
                 if row.value is None:
                     raise Aside(row.reason or "unreadable")
-                converted = format.convert(row.value, self.attribute)
+                converted = format.convert(row.value, self.how)
                 check_extras(converted)
-                if format.rated:
-                    check_prompt(converted[0]["prompt"])
-                    check_answer(converted[0]["response"], "response")
+                for answer in converted if format.rated else []:
+                    check_prompt(answer["prompt"])
+                    check_answer(answer["response"], "response")
             except Aside as reason:
                 self._set_aside(row, str(reason))
                 continue
             if format.rated:
-                answer = converted[0]
-                self.groups.setdefault(schema.prompt_id(answer["prompt"]), []).append((row, answer))
+                self.groups.setdefault(schema.prompt_id(converted[0]["prompt"]), []).extend((row, answer) for answer in converted)
             else:
-                self.out.rows_used += 1
+                self.rows_used += 1
                 self._add(converted)
 
     def finish(self) -> None:
         """Pair the rated answers, whose prompts may be spread over files, and close the last frame."""
+        if self.how.scorer and self.groups:
+            self._rate(self.how.scorer)
         for group in self.groups.values():
             self._pair_up(group)
         self._flush()
+
+    def _rate(self, spec: str) -> None:
+        """Rate all answers that wait by a scorer, in one pass."""
+        from assay.score.scorer import load_scorer
+
+        answers = [answer for group in self.groups.values() for _, answer in group]
+        scores = load_scorer(spec).score([[*answer["prompt"], *answer["response"]] for answer in answers]).values[:, 0]
+        for answer, score in zip(answers, scores.tolist(), strict=True):
+            answer["rating"] = score
 
     def _recognise(self, sample: list[sources.RawRow]) -> Format:
         rows = [row.value for row in sample if row.value is not None]
@@ -212,31 +260,34 @@ class _Reader:
             )
         format = format or _named("explicit prompt")
         if sample:
-            self.out.formats[sample[0].file] = format.name
+            self.formats[sample[0].file] = format.name
         return format
 
     def _set_aside(self, row: sources.RawRow, reason: str) -> None:
         if self.strict:
             raise AssayError(f"{row.file}, row {row.number}: {reason}")
         raw = row.raw if row.raw is not None else json.dumps(row.value, ensure_ascii=False, default=str)
-        self.out.aside.append({"file": row.file, "row": row.number, "reason": reason, "raw": raw[:EXCERPT]})
+        self.reasons[reason] += 1
+        self.aside({"file": row.file, "row": row.number, "reason": reason, "raw": raw[:EXCERPT]})
 
     def _pair_up(self, group: list[tuple[sources.RawRow, dict[str, Any]]]) -> None:
+        """Make the pairs of one prompt's answers; every row is used in one or set aside."""
+        answers = [answer for _, answer in group]
+        used: set[int] = set()
+        reason = "in no pair by the rule that pairs answers" if self.how.rule != "best-worst" else "neither the best nor the worst answer to its prompt"
         try:
-            best, worst = best_and_worst([answer["rating"] for _, answer in group])
-            chosen, rejected = group[best][1], group[worst][1]
-            check_pair(chosen["prompt"], chosen["response"], rejected["response"])
-        except Aside as reason:
-            for row, _ in group:
-                self._set_aside(row, str(reason))
-            return
-        for i, (row, _) in enumerate(group):
-            if i not in (best, worst):
-                self._set_aside(row, "neither the best nor the worst answer to its prompt")
-        self.out.rows_used += 2
-        extras = {k: v for k, v in chosen.items() if k not in ("response", "rating")}
-        pair = {"chosen": chosen["response"], "rejected": rejected["response"], "margin": min(chosen["rating"] - rejected["rating"], FLOAT32_MAX)}
-        self._add([{**extras, **pair}])
+            for i, j in self.how.pairs([answer["rating"] for answer in answers]):
+                check_pair(answers[i]["prompt"], answers[i]["response"], answers[j]["response"])
+                used |= {i, j}
+                extras = {k: v for k, v in answers[i].items() if k not in ("response", "rating")}
+                margin = min(answers[i]["rating"] - answers[j]["rating"], FLOAT32_MAX)
+                self._add([{**extras, "chosen": answers[i]["response"], "rejected": answers[j]["response"], "margin": margin}])
+        except Aside as problem:
+            reason = str(problem)
+        in_a_pair = {id(group[i][0]) for i in used}
+        self.rows_used += len(in_a_pair)
+        for row in {id(row): row for row, _ in group if id(row) not in in_a_pair}.values():
+            self._set_aside(row, reason)
 
     def _add(self, pairs: list[dict[str, Any]]) -> None:
         self.waiting += [{**pair, "source": pair.get("source") or self.name} for pair in pairs]
@@ -245,6 +296,7 @@ class _Reader:
 
     def _flush(self) -> None:
         if self.waiting:
-            self.frames.append(_without_own_ids(schema.from_rows(self.waiting)))
+            self.frame(_without_own_ids(schema.from_rows(self.waiting)))
+            self.pairs += len(self.waiting)
             self.waiting = []
 

@@ -107,13 +107,24 @@ def _as_text(value: Any) -> str:
 
 def stack(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """One table from several; columns that only some have are null elsewhere, columns of different types become text."""
+    common = common_schema([frame.schema for frame in frames])
+    return pl.concat([fitted(frame, common) for frame in frames]) if frames else conform(_empty())
+
+
+def common_schema(schemas: Sequence[Mapping[str, pl.DataType]]) -> pl.Schema:
+    """The columns of tables put together, and the type of each that holds all its values."""
     dtypes: dict[str, set[pl.DataType]] = {}
-    for frame in frames:
-        for name, dtype in frame.schema.items():
+    for schema in schemas:
+        for name, dtype in schema.items():
             dtypes.setdefault(name, set()).add(dtype)
-    mixed = [n for n, kinds in dtypes.items() if len(kinds - {pl.Null()}) > 1 and not all(k.is_numeric() for k in kinds)]
-    as_text = [f.with_columns(pl.col([n for n in mixed if n in f.columns]).cast(pl.String)) for f in frames]
-    return pl.concat(as_text, how="diagonal_relaxed") if as_text else conform(_empty())
+    mixed = {n for n, kinds in dtypes.items() if len(kinds - {pl.Null()}) > 1 and not all(k.is_numeric() for k in kinds)}
+    empty = [pl.DataFrame(schema={n: pl.String if n in mixed else t for n, t in schema.items()}) for schema in schemas]
+    return pl.concat(empty, how="diagonal_relaxed").schema if empty else pl.Schema(COLUMNS)
+
+
+def fitted(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """``frame`` with the columns of ``schema``: cast to its types, null where it has none."""
+    return frame.select((pl.col(n) if n in frame.columns else pl.lit(None)).cast(t).alias(n) for n, t in schema.items())
 
 
 def _empty() -> pl.DataFrame:

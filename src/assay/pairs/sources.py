@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from assay.errors import AssayError, MissingExtra
 from assay.files import first_line
 from assay.pairs.messages import kind_of
+from assay.remote import fetch, url
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".arrow", ".feather")
 
 DESCRIBING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
 """JSON files beside data that describe it."""
-SPLITS = {"train", "validation", "val", "test", "dev", "filtered", "raw", "eval"}
+SPLITS = {"train", "validation", "val", "test", "dev", "filtered", "raw", "eval", "gpt", "claude"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +53,32 @@ def find(source: str, data_root: Path | None = None, split: str | None = None) -
     """
     if not source:
         raise AssayError("the name of a source is empty; give a file, a folder or a hub id")
-    path = Path(source).expanduser()
+    path = fetch(source) if url(source) else Path(source).expanduser()
     if path.is_dir():
         return _files_in(path)
     if path.is_file():
         return [path]
     roots = [root for root in (data_root, os.environ.get("ASSAY_DATA")) if root]
     for root in roots:
-        copy = Path(root) / source
+        copy = _copy(root, source)
         if copy.is_dir():
             return _of_split(copy, _files_in(copy), split)
     if is_hub_id(source):
         return None
     where = f" (also looked in {', '.join(map(str, roots))})" if roots else ""
     raise AssayError(f"{source}: no such file or folder{where}, and not a hub id of the form owner/name")
+
+
+def _copy(root: str | Path, source: str) -> Path:
+    """The copy of a hub data set under a data root, which may be in an object store."""
+    if url(root) is None:
+        return Path(root) / source
+    try:
+        return fetch(f"{url(root)}/{source}")
+    except AssayError as error:
+        if "nothing is there" in str(error):
+            return Path(root) / source
+        raise
 
 
 def is_hub_id(source: str) -> bool:

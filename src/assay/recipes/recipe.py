@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from assay.curate.steps import MODULES, AnyStep
 from assay.errors import AssayError, did_you_mean
 from assay.files import first_line
+from assay.pairs.pairing import Pairing, Rule
+from assay.remote import fetch
 from assay.train.config import TrainConfig
 
 
@@ -30,10 +32,24 @@ class Source(BaseModel):
     """Format of the rows; recognised by default. See `assay explain formats`."""
     attribute: str = "helpfulness"
     """Which rating orders the answers, where a row is one rated answer."""
+    weights: dict[str, float] | None = None
+    """A weighted sum of ratings instead of one, `{helpfulness: 0.65, correctness: 0.8}`."""
+    rule: Rule = "best-worst"
+    """Which of several rated answers make a pair: the best and the worst, the best and each of the rest (`best-rest`), or every two (`all`)."""
+    min_gap: float = Field(0.0, ge=0.0)
+    """Least difference of the ratings of a pair; equal ratings never make one."""
+    per_prompt: int | None = Field(None, ge=1)
+    """At most so many pairs a prompt, the largest differences first."""
     columns: dict[str, str] = {}
     """Columns to rename before reading, `{question: prompt}`."""
+    scorer: str | None = None
+    """A scorer that rates the answers of rows that have several, or one each, without ratings: a checkpoint, `rule:length`."""
     limit: int | None = Field(None, ge=1)
     """Read only the first rows."""
+
+    def how(self) -> Pairing:
+        """The rule by which rated answers become pairs."""
+        return Pairing(self.attribute, self.weights, self.rule, self.min_gap, self.per_prompt, self.scorer)
 
 
 class Evaluation(BaseModel):
@@ -82,7 +98,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None) -> tuple[Recipe
     Raises:
         AssayError: there is no such recipe, it is not YAML, or a field is wrong; the message names the field.
     """
-    path = Path(recipe)
+    path = fetch(recipe)
     if not path.is_file():
         known = shipped()
         if recipe not in known:
