@@ -1,5 +1,6 @@
 """What a person sees while something runs: lines and progress bars on stderr."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -16,7 +17,7 @@ from rich.progress import (
 )
 
 stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 class Screen(Protocol):
@@ -30,6 +31,10 @@ class Screen(Protocol):
         """A progress bar; the callable takes (done, total, text)."""
         ...
 
+    def tick(self, name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """A progress bar of work whose extent is known only as it goes on."""
+        ...
+
 
 class Quiet:
     """Shows nothing."""
@@ -41,13 +46,17 @@ class Quiet:
         """Nothing."""
         return nullcontext(lambda *_: None)
 
+    def tick(self, name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Nothing."""
+        return nullcontext(lambda *_: None)
+
 
 class Terminal:
     """Shows progress on stderr; on a terminal with bars, in a log as a line every tenth of the way."""
 
     def say(self, text: str) -> None:
         """One line."""
-        stderr.print(text, markup=False)
+        stderr.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
@@ -63,6 +72,10 @@ class Terminal:
                 progress.update(task, completed=done, total=of or total, text=text)
 
             yield update
+
+    def tick(self, name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """A progress bar; in a log nothing, the lines that steps say are enough."""
+        return self.bar(name, None) if stderr.is_terminal else nullcontext(lambda *_: None)
 
 
 def _log_lines(name: str) -> Callable[..., None]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.table import Table
 
+from assay.remote import as_given
 from assay.screen import stdout
 
 if TYPE_CHECKING:
     from assay.curate.ledger import Why
+    from assay.curate.selftest import Recall
     from assay.demo.demo import Found
     from assay.model.doctor import Finding
     from assay.pairs.read import Reading
@@ -25,7 +27,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def say(text: str = "") -> None:
     """A line on stdout, never wrapped or coloured."""
-    print(text)
+    print(as_given(text))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -57,6 +59,10 @@ def show_curation(manifest: dict[str, Any], folder: Path) -> None:
     for account in manifest["accounts"]:
         show_account(account)
     say(f"{manifest['read']:,} pairs read = {manifest['kept']:,} kept + {manifest['dropped']:,} dropped")
+    if manifest.get("dry_run"):
+        say("a dry run: no curated set was written; the same command without --dry-run takes the verdicts from here")
+        return
+    say(f"rows near a threshold: assay borderline {folder}")
     say(f"curated set: {folder / 'kept.parquet'}; why a row went: assay why {folder} ID")
 
 
@@ -71,7 +77,30 @@ def show_account(account: dict[str, Any]) -> None:
         say("  dropped by category: " + ", ".join(f"{c} {n:,}" for c, n in account["dropped_by_category"].items()))
     if before["rows"] and after["rows"]:
         say(f"  chosen is the longer: {percent(before['chosen_longer'])} before, {percent(after['chosen_longer'])} after")
+    for line in note_lines(account["notes"]):
+        say(f"  {line}")
     say()
+
+
+def note_lines(notes: dict[str, Any]) -> list[str]:
+    """What a step has to tell beside its verdicts, a line each."""
+    lines = []
+    if "caught_at_jaccard" in notes:
+        curve = ", ".join(f"{j}: {100 * p:.0f}%" for j, p in notes["caught_at_jaccard"].items())
+        lines.append(f"{notes['bands']} bands of {notes['rows_a_band']}; chance to become a candidate by Jaccard similarity {curve}; {notes.get('candidates', 0):,} candidates checked")
+    if "references" in notes:
+        lines.append("looked for: " + ", ".join(f"{name} {count:,} prompts" for name, count in notes["references"]["prompts"].items()))
+    for source, noise in notes.get("noise", {}).items():
+        low, high = noise["interval"]
+        lines.append(f"{source}: {percent(noise['ranked_wrong'])} ranked wrong; estimated wrong labels {percent(noise['noise'])} ({percent(low)} to {percent(high)})")
+    for source, found in notes.get("annotators_differ", {}).items():
+        lines.append(f"{source}: annotators not of one mind on {percent(found['not_of_one_mind'])} of {found['rows']:,} rows")
+    for source, probed in notes.items():
+        if isinstance(probed, dict) and "told" in probed:
+            low, high = probed["interval"]
+            lines.append(f"{source}: {percent(probed['told'])} ({percent(low)} to {percent(high)}) of labels told without reading, {percent(probed['length'])} by length alone")
+            lines += [f"  {tell['name']}: in {tell['side']}, {percent(tell['purity'])} of {tell['rows']:,} rows; for example {tell['examples'][0]}" for tell in probed["tells"][:3]]
+    return lines
 
 
 def show_why(found: Sequence["Why"]) -> None:
@@ -79,19 +108,56 @@ def show_why(found: Sequence["Why"]) -> None:
     for why in found:
         row = why.row
         say(f"{row['id']}  (source {row['source']}, category {row['category'] or '-'})")
-        say(f"  {why.outcome if why.outcome.startswith('kept') else f'dropped by {why.outcome}'}")
+        say(f"  {why.outcome if why.outcome.startswith('kept') else f'dropped by {why.outcome}'}" + (f", now {why.now_id}" if why.now_id else ""))
         for verdict in why.path:
             say("  " + _verdict_line(verdict))
         _show_texts(row)
         for twin in why.twins.values():
             say(f"\n  named above: {twin['id']}")
             _show_texts(twin)
+        for name, text in why.benchmark_prompts.items():
+            say(f"\n  named above: {name}\n    {textwrap.shorten(text, 600, placeholder=' ...')}")
+
+
+def show_self_test(found: Sequence["Recall"]) -> None:
+    """Recall by kind of planting, and false alarms."""
+    table = _table("Benchmark prompts planted in your rows, and what the decontamination did", "planted", "rows", "dropped", "share", "95% interval", "only marked")
+    for r in found:
+        low, high = r.interval
+        table.add_row("nothing: rows as they are" if r.kind == "as they are" else r.kind, f"{r.planted:,}", f"{r.dropped:,}", percent(r.dropped / r.planted if r.planted else None), f"{percent(low)} to {percent(high)}", f"{r.marked:,}")
+    stdout.print(table)
+
+
+def show_audit(audit: dict[str, Any], page: Path) -> None:
+    """A verdict for each source."""
+    short = {"exact duplicates": "exact", "near duplicates": "near", "prompts that say the same": "meaning", "contradictions": "contrary", "shortcuts": "artefact", "contamination": "bench"}
+    table = _table(f"{audit['rows']:,} pairs, {len(audit['sources'])} sources", "source", "pairs", *(short.get(d, d) for d in audit["looked_for"]), "told", "longer")
+    for name, source in audit["sources"].items():
+        hits = [f"{source['hits'][d]:,}" if source["hits"][d] else "-" for d in audit["looked_for"]]
+        told = percent(source["shortcut"]["told"], 0) if source["shortcut"] else "-"
+        table.add_row(name, f"{source['rows']:,}", *hits, told, percent(source["length"]["chosen_longer"], 0))
+    stdout.print(table)
+    for name, source in audit["sources"].items():
+        say(f"{name}: {source['verdict']}" + "".join(f"\n  {problem}" for problem in source["problems"]))
+    if audit["not_looked_for"]:
+        say(f"not looked for: {', '.join(audit['not_looked_for'])} (see `assay audit --help`)")
+    say(f"page: {page}")
+
+
+def show_borderline(table: pl.DataFrame) -> None:
+    """The rows nearest to each step's threshold."""
+    for (step,), part in table.group_by("step", maintain_order=True):
+        say(f"{step}")
+        for row in part.iter_rows(named=True):
+            say(f"  {'stays' if row['keep'] else 'goes '}  {row['id']}  {row['reason']}{', because of ' + row['because_of'] if row['because_of'] else ''}")
+    if table.height == 0:
+        say("no step of this curation has a threshold")
 
 
 def _verdict_line(verdict: dict[str, Any]) -> str:
     if not verdict["judged"]:
         return f"{verdict['step']}: nothing to say"
-    word = "flipped" if verdict["flip"] and verdict["keep"] else "stays" if verdict["keep"] else "goes"
+    word = "goes" if not verdict["keep"] else "flipped" if verdict["flip"] else "trimmed" if verdict["trim"] else "stays"
     line = f"{verdict['step']}: {word}: {verdict['reason']}"
     if verdict["score"] is not None:
         line += f" (score {verdict['score']:.4g})"

@@ -1,7 +1,6 @@
 """The report of a run: what came in, what each step removed and why, the training, and the results with their doubts."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from assay.explain import first_sentence
 from assay.files import read_parquet, write_text
 from assay.recipes.recipe import Recipe
 from assay.report.plots import curves
-from assay.tables import figures, percent
+from assay.tables import figures, note_lines, percent
 
 if TYPE_CHECKING:
     from assay.demo.demo import Found
@@ -35,9 +34,7 @@ def write_report(run: "Run", recipe: Recipe, found: "Sequence[Found] | None" = N
         found: what the curation found of planted defects, where they are known.
     """
     curation = run.folder / "curate"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, count=lambda n: f"{n:,}", place=lambda share: f"{100 * share:.2f}%")
-    template = environment.from_string((resources.files("assay.report") / "page.html.j2").read_text(encoding="utf-8"))
+    template = templates().get_template("page.html.j2")
     dropped = read_parquet(curation / "dropped.parquet").join(
         read_parquet(curation / "ledger.parquet").select("id", "copy", "step", "reason", "because_of"), on=["id", "copy"]
     )
@@ -59,6 +56,13 @@ def write_report(run: "Run", recipe: Recipe, found: "Sequence[Found] | None" = N
     path = run.folder / "report.html"
     write_text(path, page)
     return path
+
+
+def templates() -> jinja2.Environment:
+    """The pages of this folder, with the filters they use."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("assay.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, count=lambda n: f"{n:,}", place=lambda share: f"{100 * share:.2f}%")
+    return environment
 
 
 def _headline(run: "Run") -> list[tuple[str, str]]:
@@ -84,6 +88,7 @@ def _step(account: dict[str, Any], dropped: pl.DataFrame) -> dict[str, Any]:
     return {
         **account,
         "kind": kind,
+        "lines": note_lines(account["notes"]),
         "about": first_sentence(MODULES[kind].__doc__ or ""),
         "reasons": list(reasons.head(4).iter_rows()) if reasons.height <= 12 else [],
         "samples": [_sample(row) for row in gone.head(SAMPLES).iter_rows(named=True)],
