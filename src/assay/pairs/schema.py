@@ -134,20 +134,3 @@ def _empty() -> pl.DataFrame:
 def answer_text(messages: Iterable[Message]) -> str:
     """The words of an answer: its assistant turns joined by a line break."""
     return "\n".join(m["content"] for m in messages if m["role"] == "assistant")
-
-
-def number_copies(frame: pl.DataFrame) -> pl.DataFrame:
-    """Sort by content and number rows of equal ``id`` from 0 (column ``copy``), so that (id, copy) names a row.
-
-    The order depends on what the rows say and not on where they stood: any shuffle of the input gives the same table.
-    """
-    extras = sorted(set(frame.columns) - set(COLUMNS) - BOOKKEEPING)
-    order = frame.select(*COLUMNS, *extras).with_columns(
-        pl.Series("_key", [_row_key(row) for row in frame.iter_rows(named=True)], dtype=pl.String),
-        pl.Series("prompt_id", [prompt_id(p) for (p,) in frame.select("prompt").iter_rows()], dtype=pl.String),
-    ).sort("id", "_key")
-    return order.drop("_key").with_columns(pl.int_range(pl.len()).over("id").cast(pl.Int32).alias("copy"))
-
-
-def _row_key(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
