@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from assay.curate.kernels.features import answered, asked
+from assay.curate.kernels.features import parts
 from assay.errors import AssayError, MissingExtra
 from assay.files import first_line
 
@@ -85,7 +85,7 @@ def _packaged(static_model: Any) -> Any:
 
 def embedded(shard: pl.DataFrame, model: str, text: str) -> pl.DataFrame:
     """A kernel: ``row`` and ``vector`` of the prompt, or of the prompt and both answers (``text`` is `pair`)."""
-    whole = [asked()] if text == "prompt" else [asked(), answered("chosen"), answered("rejected")]
+    whole = parts(text).values()
     texts = shard.select(pl.concat_str([c.str.slice(0, CHARS // len(whole)) for c in whole], separator="\n").alias("t"))["t"].to_list()
     vectors = embed(texts, model)
     return shard.select("row").with_columns(pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])))
@@ -93,9 +93,8 @@ def embedded(shard: pl.DataFrame, model: str, text: str) -> pl.DataFrame:
 
 def vectors_of(rows: pl.DataFrame, model: str, text: str, context: "Context") -> Vectors:
     """Unit vectors of ``rows`` in their order, [rows, dimensions]."""
-    columns = ["prompt"] if text == "prompt" else ["prompt", "chosen", "rejected"]
     _encoder(model)  # a missing package is reported before any work, and by this process
-    return context.map(partial(embedded, model=model, text=text), rows, columns, f"vectors-{text}")["vector"].to_numpy()
+    return context.map(partial(embedded, model=model, text=text), rows, list(parts(text)), f"vectors-{text}")["vector"].to_numpy()
 
 
 def clusters(rows: pl.DataFrame, k: int, model: str, context: "Context", rounds: int = 10) -> pl.DataFrame:

@@ -38,6 +38,11 @@ def answered(column: str) -> pl.Expr:
     return _said(column, "assistant")
 
 
+def parts(text: str) -> dict[str, pl.Expr]:
+    """What is compared of a row, by column: the prompt alone (``text`` is `prompt`), or prompt and both answers (`pair`)."""
+    return {"prompt": asked()} if text == "prompt" else {"prompt": asked(), "chosen": answered("chosen"), "rejected": answered("rejected")}
+
+
 def _said(column: str, role: str) -> pl.Expr:
     turn = pl.element().struct
     return pl.col(column).list.eval(turn["content"].filter(turn["role"] == role)).list.join("\n")

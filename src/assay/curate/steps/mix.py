@@ -33,7 +33,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     source = pl.col("source").fill_null("(none)")
     placed = rows.select("row", source=source)
     if config.by is None:
-        placed = placed.with_columns(order=_drawn(context.ids(rows["row"]), config.seed))
+        placed = placed.with_columns(order=drawn(context.ids(rows["row"]), config.seed))
     else:
         placed = placed.with_columns(order=-context.numeric(rows, config.by, "mix")[config.by])
     placed = placed.sort("source", "order", "row", nulls_last=True).with_columns(place=pl.int_range(1, pl.len() + 1).over("source"))
@@ -48,7 +48,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     return verdicts(marked, keep=pl.col("place") <= pl.col("count"), reason=reason, score=pl.col("place"))
 
 
-def _drawn(ids: pl.Series, seed: int) -> pl.Series:
+def drawn(ids: pl.Series, seed: int) -> pl.Series:
     """A number for each id that is as good as random and follows from id and seed."""
     return pl.Series(tokenize(ids + f"x{seed}").hashes >> 1, dtype=pl.UInt64)
 

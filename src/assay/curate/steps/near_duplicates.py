@@ -17,7 +17,7 @@ from pydantic import Field
 
 from assay.curate.kernels import minhash
 from assay.curate.kernels.components import components
-from assay.curate.kernels.features import answered, asked
+from assay.curate.kernels.features import parts
 from assay.curate.step import Context, StepConfig, named, verdicts
 from assay.curate.steps.duplicates import best_value
 
@@ -55,7 +55,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     best = best_value(rows, config.best, "near_duplicates", context)
     count, width = minhash.choose_bands(config.jaccard, config.permutations)
     context.notes.update(signer=minhash.SIGNER, bands=count, rows_a_band=width, caught_at_jaccard=minhash.s_curve(count, width))
-    columns = ["prompt"] if config.text == "prompt" else ["prompt", "chosen", "rejected"]
+    columns = list(parts(config.text))
     signed = context.map_files(partial(_signed, config=config, width=width), rows, columns, "bands")
     pairs = _candidates(signed, count)
     context.notes.update(candidates=len(pairs))
@@ -65,11 +65,6 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     return _best_stay(alike, best, config, context)
 
 
-def _parts(text: str) -> list[tuple[str, pl.Expr]]:
-    """What is compared: name and text."""
-    return [("prompt", asked()), ("chosen", answered("chosen")), ("rejected", answered("rejected"))][: 1 if text == "prompt" else 3]
-
-
 def _signed(shard: pl.DataFrame, config: Config, width: int) -> pl.DataFrame:
     """A kernel: the bands of every row's signature; a row without a word has none.
 
@@ -77,7 +72,7 @@ def _signed(shard: pl.DataFrame, config: Config, width: int) -> pl.DataFrame:
     """
     found = []
     for rows in shard.iter_slices(2_000):
-        hashes, offsets = _together([minhash.shingles(rows.select(text.alias("t"))["t"], config.shingle, config.short) for _, text in _parts(config.text)])
+        hashes, offsets = _together([minhash.shingles(rows.select(text.alias("t"))["t"], config.shingle, config.short) for _, text in parts(config.text).items()])
         hashed = minhash.bands(minhash.signatures(hashes, offsets, config.permutations), width)
         table = pl.DataFrame({"row": rows["row"], **{f"b{i}": hashed[:, i] for i in range(hashed.shape[1])}})
         found.append(table.filter(pl.Series(np.diff(offsets) > 0)))
@@ -146,7 +141,7 @@ def _checked(pairs: Edges, rows: pl.DataFrame, columns: list[str], config: Confi
 def _sets(shard: pl.DataFrame, config: Config) -> pl.DataFrame:
     """A kernel: the different shingles of every row, sorted; those of a pair side by side for prompt, chosen and rejected."""
     found = shard.select("row")
-    for name, text in _parts(config.text):
+    for name, text in parts(config.text).items():
         hashes, offsets = minhash.shingles(shard.select(text.alias("text"))["text"], config.shingle, config.short)
         sets = [np.unique(hashes[a:b]) for a, b in itertools.pairwise(offsets)]
         found = found.with_columns(pl.Series(name, sets, dtype=pl.List(pl.UInt64)))

@@ -13,8 +13,8 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from assay.curate.kernels.tokens import tokenize
 from assay.curate.step import Context, StepConfig, verdicts
+from assay.curate.steps.mix import drawn
 from assay.errors import AssayError
 
 COLUMNS = ("perplexity_chosen", "perplexity_rejected", "perplexity", "perplexity_gap", "ifd_chosen", "ifd_rejected", "ifd_loss_chosen", "ifd_loss_rejected")
@@ -74,8 +74,7 @@ def _order(table: pl.DataFrame, config: Config, context: Context) -> pl.DataFram
     """``table`` with ``rank`` from 0 within each group; rows without a value last."""
     by = pl.col(config.by).fill_nan(None)
     if config.band == "random":
-        ids = context.ids(table["row"])
-        table = table.with_columns(_by=pl.Series(tokenize(ids + f"x{config.seed}").hashes >> 1))
+        table = table.with_columns(_by=drawn(context.ids(table["row"]), config.seed))
     else:
         table = table.with_columns(_by=-by if config.band == "highest" else by)
     ranked = table.sort("group", "_by", "row", nulls_last=True).with_columns(rank=pl.int_range(pl.len()).over("group"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from assay.curate.embeddings import STATIC, Vectors, vectors_of
-from assay.curate.kernels.features import answered, asked
+from assay.curate.kernels.features import parts
 from assay.curate.kernels.text import key
 from assay.curate.step import Context, StepConfig, named, verdicts
 from assay.curate.steps.duplicates import best_value
@@ -47,8 +47,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     rows = rows.sort("row")
     best = best_value(rows, config.best, "semantic_duplicates", context)["best"].fill_null(-np.inf).to_numpy()
     edges = near(vectors_of(rows, config.embedding, config.text, context), config.cosine)
-    columns = ["prompt"] if config.text == "prompt" else ["prompt", "chosen", "rejected"]
-    said = context.map(partial(_numbers, text=config.text), rows, columns, "numbers")["numbers"].to_numpy()
+    said = context.map(partial(_numbers, text=config.text), rows, list(parts(config.text)), "numbers")["numbers"].to_numpy()
     edges = edges.filter(pl.Series(said[edges["a"].to_numpy()] == said[edges["b"].to_numpy()], dtype=pl.Boolean))
     if edges.height == 0:
         return verdicts(pl.DataFrame(schema={"row": pl.UInt32}), keep=pl.lit(True), reason="")
@@ -61,8 +60,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
 
 def _numbers(shard: pl.DataFrame, text: str) -> pl.DataFrame:
     """A kernel: a name of the numbers in a text, in their order, and of the number of turns."""
-    whole = [asked()] if text == "prompt" else [asked(), answered("chosen"), answered("rejected")]
-    table = shard.select(pl.concat_str(whole, separator="\n").alias("text"), turns=pl.col("prompt").list.len())
+    table = shard.select(pl.concat_str(parts(text).values(), separator="\n").alias("text"), turns=pl.col("prompt").list.len())
     return shard.select("row").with_columns(pl.Series("numbers", [key(str(turns), *NUMBER.findall(text)) for text, turns in table.iter_rows()], dtype=pl.UInt64))
 
 
