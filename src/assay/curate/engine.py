@@ -107,17 +107,16 @@ class _Ray:
             return []
         rows = self.data.from_items([{"number": i, "task": task} for i, task in enumerate(tasks)], override_num_blocks=min(len(tasks), self.workers * 4))
         answered = rows.map(_Numbered(function), num_cpus=1).iter_rows()
-        done = _ticked(_raising(answered), len(tasks), tick)
-        return [row["result"] for row in sorted(done, key=lambda row: int(row["number"]))]
+        done = sorted(_ticked(answered, len(tasks), tick), key=lambda row: int(row["number"]))
+        for row in done:
+            _raise(list(row["error"]))
+        return [row["result"] for row in done]
 
 
-def _raising(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, up to the first that carries an error of ours, which is raised here."""
-    for row in rows:
-        said = list(row["error"])
-        if said:
-            raise MissingExtra(*said) if len(said) == 2 else AssayError(*said)
-        yield row
+def _raise(said: list[str]) -> None:
+    """Raise the error of ours that a task answered with, if it did; only after all tasks, since Ray Data's threads outlive an abandoned iteration and start a new Ray."""
+    if said:
+        raise MissingExtra(*said) if len(said) == 2 else AssayError(*said)
 
 
 class _Numbered:
