@@ -1,4 +1,4 @@
-"""Training step time on a CPU: two matrix products against PyTorch's fused attention kernel, same model, same batches, rounds alternated.
+"""Training step time on a CPU: plain matrix products against PyTorch's fused attention kernel, same model, same batches, rounds alternated.
 
     python benchmarks/attention.py [MODEL]        prints a Markdown table; MODEL is minilm by default
 
@@ -16,31 +16,33 @@ from assay.model.backbones import locate
 from assay.model.reward_model import RewardModel, from_backbone, in_precision
 from assay.train.losses import bradley_terry
 
-PAIRS, ROUNDS = 16, 5
-LENGTHS = (32, 64, 128, 192, 256)
+TOKENS, ROUNDS = 4_096, 5
+LENGTHS = (32, 64, 128, 256, 512, 1_024)
 
 
 def step_seconds(reward_model: RewardModel, length: int, implementation: str, precision: str) -> float:
-    """Seconds of one forward and backward pass of ``PAIRS`` pairs of ``length`` tokens a side."""
+    """Seconds of one forward and backward pass of ``TOKENS`` tokens in sequences of ``length``."""
+    pairs = TOKENS // (2 * length)
     reward_model.model.set_attn_implementation(implementation)
     generator = torch.Generator().manual_seed(length)
-    ids = torch.randint(1_000, 20_000, (2 * PAIRS, length), generator=generator).tolist()
+    ids = torch.randint(1_000, 20_000, (2 * pairs, length), generator=generator).tolist()
     ids = [one[: length - i % 4] for i, one in enumerate(ids)]
     start = time.perf_counter()
     with in_precision(precision, reward_model.device):
         rewards = reward_model.rewards(ids)
-    bradley_terry(rewards[:PAIRS], rewards[PAIRS:]).mean().backward()
+    bradley_terry(rewards[:pairs], rewards[pairs:]).mean().backward()
     return time.perf_counter() - start
 
 
 def main() -> None:
     """Measure and print."""
     reward_model = from_backbone(locate(sys.argv[1] if len(sys.argv) > 1 else "minilm"), 512, 0)
+    limit = reward_model.model.config.max_position_embeddings
     reward_model.model.train()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {PAIRS} pairs a step, median of {ROUNDS}\n")
-    print("| precision | tokens a side | sdpa, ms | two products, ms | times faster |\n|---|---:|---:|---:|---:|")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {TOKENS:,} tokens a step, median of {ROUNDS}\n")
+    print("| precision | tokens a side | sdpa, ms | plain products, ms | times faster |\n|---|---:|---:|---:|---:|")
     for precision in ("bf16", "fp32"):
-        for length in LENGTHS:
+        for length in (n for n in LENGTHS if n <= limit):
             times: dict[str, list[float]] = {"sdpa": [], attention.NAME: []}
             for _ in range(ROUNDS + 1):
                 for implementation, seconds in times.items():

@@ -1,39 +1,81 @@
-"""Attention for training on short sequences in bf16 on a CPU.
+"""Attention over any boolean mask, in the way that is fastest where it runs.
 
-There, PyTorch's fused attention kernel is slow in its backward pass; with two plain matrix products the whole step is up to one and a half times faster
-(``benchmarks/attention.py``). In fp32, for scoring, for sequences beyond ``FEW_TOKENS`` and on a GPU the fused kernel is as fast or
-faster and is used. Both compute the same function.
+Training in bf16 on a CPU: PyTorch's fused kernel is slow in its backward pass, and plain matrix products make the whole step up to one and a
+half times faster (``benchmarks/attention.py``). Elsewhere the fused kernel (SDPA) is as fast or faster and is used; it cannot cap the
+scores as Gemma 2 does, so there too plain products are. All compute the same function.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "assay_short"
-FEW_TOKENS = 256
+NAME = "assay"
+FEW_TOKENS = 1_024
+"""Beyond, the probabilities of a row of a dozen heads would be larger than the caches, and the fused kernel wins again."""
 
 
-def short_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
-    """Attention of queries [n, heads, length, size]; returns [n, length, heads, size]. A mask is boolean, true where a token is seen."""
-    length = query.shape[2]
-    causal = attention_mask is None and getattr(module, "is_causal", False) and length > 1
-    training = query.dtype == torch.bfloat16 and query.device.type == "cpu" and torch.is_grad_enabled()
-    if not training or length > FEW_TOKENS or causal or dropout or kwargs.get("position_bias") is not None:
+def attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
+    """Attention of queries [n, heads, length, size] to keys and values of as many heads or fewer; returns [n, length, heads, size].
+
+    A mask is boolean [n, 1, length, length], true where a token is seen.
+    """
+    softcap, length = kwargs.get("softcap"), query.shape[2]
+    if torch.is_autocast_enabled(query.device.type):  # positions are turned in fp32, whatever the precision
+        query, key, value = (t.to(torch.get_autocast_dtype(query.device.type)) for t in (query, key, value))
+    on_cpu_in_bf16 = query.dtype == torch.bfloat16 and query.device.type == "cpu" and torch.is_grad_enabled()
+    plain = softcap is not None or (on_cpu_in_bf16 and length <= FEW_TOKENS and kwargs.get("position_bias") is None)
+    if not plain or dropout or length != key.shape[2]:
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    with torch.autocast("cpu", enabled=False):
-        scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
-        if attention_mask is not None:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        return torch.matmul(scores.softmax(dim=-1), value).transpose(1, 2).contiguous(), None
+    causal = kwargs.get("is_causal")
+    if attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal):
+        attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+    scale = scaling or query.shape[-1] ** -0.5
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    with torch.autocast(query.device.type, enabled=False):
+        query = (query * scale).reshape(len(query), -1, groups * length, query.shape[-1])  # the queries of heads that share a key lie below each other
+        hidden = None if attention_mask is None else ~attention_mask[:, :, None]
+        result = _capped(query, key, value, hidden, groups, softcap) if softcap is not None else _Products.apply(query, key, value, hidden, groups)  # type: ignore[no-untyped-call]
+        return result.reshape(len(result), heads, length, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, short_attention)
+def _capped(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, groups: int, softcap: float) -> Tensor:
+    scores = torch.tanh((query @ key.transpose(2, 3)).float() / softcap) * softcap
+    return _softmax(_hide(scores, hidden, groups)).to(value.dtype) @ value
+
+
+def _hide(scores: Tensor, hidden: Tensor | None, groups: int) -> Tensor:
+    """Scores [n, key heads, groups x length, length] with those that are not seen at the least value; in place."""
+    if hidden is not None:
+        scores.view(*scores.shape[:2], groups, -1, scores.shape[-1]).masked_fill_(hidden, torch.finfo(scores.dtype).min)
+    return scores
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return torch.softmax(scores, dim=-1)
+
+
+class _Products(torch.autograd.Function):
+    """softmax(query keyᵀ) value with its derivative written out: nothing but the probabilities is kept, and nothing is repeated for grouped heads."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, groups: int) -> Tensor:
+        seen = _softmax(_hide(query @ key.transpose(2, 3), hidden, groups))
+        ctx.save_for_backward(query, key, value, seen)
+        return seen @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, seen = ctx.saved_tensors
+        slope = torch._softmax_backward_data(gradient @ value.transpose(2, 3), seen, -1, seen.dtype)
+        return slope @ key, slope.transpose(2, 3) @ query, seen.transpose(2, 3) @ gradient, None, None
+
+
+AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

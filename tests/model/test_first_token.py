@@ -1,0 +1,112 @@
+"""Encoders whose last layer computes the first token alone, against those that compute all of it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+
+from assay.model.first_token import read_first_only
+from assay.model.network import Network, as_reward_model, use_attention
+
+SIZES: dict[str, Any] = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0, "initializer_range": 0.2}
+AS_BERT: dict[str, Any] = {"bert": BertConfig(**SIZES), "roberta": RobertaConfig(**SIZES), "electra": ElectraConfig(**SIZES, embedding_size=16)}
+OTHERS: dict[str, Any] = {"deberta": DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["c2p", "p2c"]), "modernbert": ModernBertConfig(**SIZES)}
+
+
+def groups() -> list[list[list[int]]]:
+    """Sequences of 1 to 30 tokens."""
+    torch.manual_seed(1)
+    return [[torch.randint(3, 120, (length,)).tolist() for length in lengths] for lengths in ((30, 17), (1, 2, 9))]
+
+
+def made(config: Any, **more: Any) -> Any:
+    torch.manual_seed(0)
+    config = copy.deepcopy(config)
+    for name, value in {"num_labels": 2, **more}.items():
+        setattr(config, name, value)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def outputs_and_gradients(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Outputs of all sequences, padded, and the gradients of the sum of their squares."""
+    network = Network(model, 0)
+    model.zero_grad()
+    outputs = network(network.prepare(groups()))
+    (outputs**2).sum().backward()
+    return outputs.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+    assert expected[0].std() > 0.1
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-6)
+    assert found[1].keys() == expected[1].keys()
+    largest = max(float(one.abs().max()) for one in expected[1].values())
+    for name, one in expected[1].items():
+        torch.testing.assert_close(found[1][name], one, rtol=0, atol=1e-6 * largest, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def last_layer(model: Any) -> Any:
+    return (model.base_model.encoder.layer if hasattr(model.base_model, "encoder") else model.base_model.layers)[-1]
+
+
+def widths(model: Any) -> list[int]:
+    """How many tokens the last two layers give out for sequences of up to 30."""
+    found: list[int] = []
+    layers = model.base_model.encoder.layer[-2:]
+    hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out.shape[1])) for layer in layers]
+    with torch.no_grad():
+        Network(model, 0)(Network(model, 0).prepare(groups()))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", None])
+@pytest.mark.parametrize("name", AS_BERT)
+def test_the_first_token_alone_gives_the_same_outputs_and_gradients(name: str, attention: str | None) -> None:
+    plain, model = made(AS_BERT[name]), made(AS_BERT[name])
+    assert read_first_only(model) is model
+    use_attention(model, attention)
+    assert widths(plain) == [30, 30]
+    assert widths(model) == [30, 1]
+    assert_same(outputs_and_gradients(model), outputs_and_gradients(plain))
+
+
+@pytest.mark.parametrize("name", AS_BERT)
+def test_as_it_does_when_activations_are_computed_twice(name: str) -> None:
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    plain, model = made(AS_BERT[name], **quiet).train(), as_reward_model(made(AS_BERT[name], **quiet)).train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    assert model.is_activation_checkpointing
+    assert_same(outputs_and_gradients(model), outputs_and_gradients(plain))
+
+
+@pytest.mark.parametrize("name", AS_BERT)
+def test_a_sequence_is_read_alike_alone_and_beside_longer_ones(name: str) -> None:
+    model = as_reward_model(made(AS_BERT[name]))
+    use_attention(model)
+    together = outputs_and_gradients(model)[0]
+    alone = torch.cat([made(AS_BERT[name])(input_ids=torch.tensor([one])).logits for group in groups() for one in group])
+    torch.testing.assert_close(together, alone.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_encoders_that_are_built_otherwise_are_left_as_they_are_and_score(name: str) -> None:
+    plain, model = made(OTHERS[name]), as_reward_model(made(OTHERS[name]))
+    assert "forward" not in vars(last_layer(model))
+    use_attention(model)
+    outputs, slopes = outputs_and_gradients(model)
+    alone = torch.cat([plain(input_ids=torch.tensor([one])).logits for group in groups() for one in group])
+    assert outputs.shape == (5, 2)
+    torch.testing.assert_close(outputs, alone.detach(), rtol=1e-5, atol=1e-5)
+    assert all(one.isfinite().all() for one in slopes.values())
