@@ -13,20 +13,22 @@ from assay.files import MANIFEST, write_json
 from assay.model import contract as contracts
 from assay.model.backbones import text_hash
 from assay.model.contract import Canary, Contract
-from assay.model.reward_model import RewardModel, from_checkpoint, pooled_position
+from assay.model.network import pooled_position
+from assay.model.reward_model import RewardModel, from_checkpoint
 
 TOLERANCE = 1e-4
 """Largest difference from a golden score that other hardware and other libraries may make in fp32."""
 
 
-def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | None = None, manifest: dict[str, Any] | None = None) -> Contract:
+def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | None = None, manifest: dict[str, Any] | None = None, adapter: Path | None = None) -> Contract:
     """Write a checkpoint that plain transformers loads, its contract, and last its manifest. All or nothing.
 
     Args:
         reward_model: the model; saved in fp32.
         folder: where to; replaced if it exists.
-        measured: ``mean``, ``std`` and ``measured_on`` of the rewards.
+        measured: ``mean``, ``std``, ``measured_on`` and ``temperature`` of the rewards.
         manifest: more to write into the manifest, such as its fingerprint.
+        adapter: a folder with the LoRA adapter that was added into the weights, to lie beside them.
     """
     temporary = folder.with_name(f".{folder.name}.saving")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -34,6 +36,8 @@ def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | 
     reward_model.model.save_pretrained(temporary)
     reward_model.tokenizer.save_pretrained(temporary)
     contract = Contract(
+        attributes=list(reward_model.merge),
+        merge=reward_model.merge,
         template_sha256=text_hash(reward_model.tokenizer.chat_template),
         add_special_tokens=reward_model.add_special_tokens,
         bos_token=reward_model.tokenizer.bos_token or reward_model.tokenizer.cls_token,
@@ -46,6 +50,8 @@ def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | 
         **(measured or {}),
     )
     contracts.write(temporary, contract)
+    if adapter:
+        shutil.copytree(adapter, temporary / "adapter")
     write_json(temporary / MANIFEST, {"contract": contracts.FILE, **(manifest or {})})
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -73,7 +79,7 @@ def load(folder: Path, *, check: bool = True) -> tuple[RewardModel, Contract]:
         AssayError: it cannot be loaded, or a canary does not get its golden score.
     """
     contract = contracts.read(folder)
-    reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens)
+    reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights)
     if check:
         worst = drift(reward_model, contract)
         if worst > TOLERANCE:

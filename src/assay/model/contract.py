@@ -59,10 +59,17 @@ class Contract(BaseModel):
     std: float | None = None
     """Mean and standard deviation of the rewards of chosen and rejected answers of the named set."""
     measured_on: str | None = None
+    temperature: float | None = None
+    """T for which sigmoid(difference of two rewards / T) is the probability that the first is preferred, fitted on the named set."""
     tokenizer_sha256: str
     weights_sha256: str
     canaries: list[Canary]
     made_with: dict[str, str]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each output in the reward, in the order of the outputs."""
+        return {name: self.merge[name] for name in self.attributes}
 
 
 def read(folder: Path) -> Contract:
@@ -87,8 +94,8 @@ def write(folder: Path, contract: Contract) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash for all safetensors files of a checkpoint."""
-    return fingerprint({p.name: sha256_file(p) for p in sorted(folder.glob("*.safetensors"))})
+    """One hash for all safetensors files of a checkpoint, or for the ONNX graph of an export."""
+    return fingerprint({p.name: sha256_file(p) for p in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.onnx"))})
 
 
 def tokenizer_sha256(folder: Path) -> str:

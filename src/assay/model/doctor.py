@@ -1,7 +1,7 @@
 """The doctor: what is wrong with a checkpoint, by name, with the fix."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.errors import AssayError
 from assay.files import first_line, read_json
-from assay.model import checkpoint, template
+from assay.model import checkpoint, onnx, template
 from assay.model import contract as contracts
 from assay.model.backbones import text_hash
 from assay.model.contract import Contract
+from assay.model.loading import quiet
 from assay.model.reward_model import RewardModel, from_checkpoint
 
 
@@ -36,11 +37,13 @@ def examine(folder: Path) -> list[Finding]:
     contract = contracts.read(folder)
     findings = list(_files(folder, contract))
     try:
-        reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens)
+        reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights)
     except AssayError as error:
         return [*findings, Finding("loads", False, str(error), "restore the files from the run that made them")]
     findings += [Finding("loads", True, "all weights are there, the head included"), *_settings(reward_model, contract)]
-    findings += [*_tokens(reward_model, contract), *_scores(reward_model, contract), *_plain_transformers(folder, contract)]
+    findings += [*_tokens(reward_model, contract), *_scores(reward_model, contract)]
+    if not (folder / onnx.FILE).is_file():
+        findings += _plain_transformers(folder, contract)
     return findings
 
 
@@ -97,13 +100,13 @@ def _ids(reward_model: RewardModel, contract: Contract) -> list[str]:
 
 def _suspects(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[str, str, RewardModel]]:
     """Settings that, if they explain the difference, are the mistake."""
-    model, tokenizer, length = reward_model.model, reward_model.tokenizer, reward_model.max_length
+    length = reward_model.max_length
     flipped = not reward_model.add_special_tokens
     doubled = "special tokens are added twice (double BOS)" if reward_model.add_special_tokens else "special tokens are missing (no BOS)"
-    yield doubled, f"set add_special_tokens to {str(flipped).lower()} in scoring.json", RewardModel(model, tokenizer, length, flipped)
+    yield doubled, f"set add_special_tokens to {str(flipped).lower()} in scoring.json", replace(reward_model, add_special_tokens=flipped)
     saved = max(c.tokens for c in contract.canaries)  # the longest canary was cut to the length the model was saved with
     if saved != length:
-        yield f"truncated at {length} tokens instead of {saved}", f"set max_length to {saved} in scoring.json", RewardModel(model, tokenizer, saved, reward_model.add_special_tokens)
+        yield f"truncated at {length} tokens instead of {saved}", f"set max_length to {saved} in scoring.json", replace(reward_model, max_length=saved)
 
 
 def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
@@ -125,10 +128,11 @@ def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
 
 
 def plain_scores(folder: Path, conversations: list[contracts.Conversation], contract: Contract) -> list[float]:
-    """Scores by transformers without Assay's code: template, tokenizer, model, logit."""
+    """Scores by transformers without Assay's code: template, tokenizer, model, logits, their weighted sum."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with quiet():
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     texts = [template.render(tokenizer, c) for c in conversations]
     batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=contract.max_length, add_special_tokens=contract.add_special_tokens)
     with torch.inference_mode():
-        return [float(x) for x in model(**batch).logits[:, 0]]
+        return [float(x) for x in model(**batch).logits @ torch.tensor(list(contract.weights.values()))]

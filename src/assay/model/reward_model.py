@@ -1,25 +1,26 @@
 """A reward model in memory: the network, its tokenizer, and the one way by which a conversation becomes a number.
 
-The network is a plain ``AutoModelForSequenceClassification`` with one label and the reward is its logit, so that plain transformers gives
-the same number. Assay adds two things: the head runs in fp32 whatever the precision of the rest, and conversations are
+The network is a plain ``AutoModelForSequenceClassification``. With one label the reward is its logit, with several it is their weighted sum, so that plain
+transformers gives the same numbers. Assay adds two things: the head runs in fp32 whatever the precision of the rest, and conversations are
 rendered and tokenised by the contract.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from assay.errors import AssayError
 from assay.files import first_line
-from assay.model import attention, template
+from assay.model import onnx, template
+from assay.model.layout import Name
+from assay.model.loading import quiet
+from assay.model.network import Network, as_reward_model, is_decoder, use_attention
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
 PAD = "<|assay_pad|>"
@@ -33,6 +34,8 @@ class RewardModel:
     tokenizer: Any
     max_length: int
     add_special_tokens: bool
+    merge: dict[str, float] = field(default_factory=lambda: {"reward": 1.0})
+    """The model's outputs in their order, and what each weighs in the reward."""
 
     def encode(self, conversations: Sequence[list[dict[str, str]]]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each conversation, at most ``max_length``, and whether it was longer (then its beginning is lost)."""
@@ -50,13 +53,29 @@ class RewardModel:
             return []
         limit = {"truncation": True, "max_length": self.max_length} if truncation else {"truncation": False}
         encoded = self.tokenizer(texts, add_special_tokens=self.add_special_tokens, padding=False, verbose=False, **limit)
+        if truncation and self.tokenizer.is_fast:
+            self.tokenizer.backend_tokenizer.no_truncation()  # or it would be saved with the tokenizer's files
         return [list(ids) for ids in encoded["input_ids"]]
+
+    def network(self, layout: Name = "padded") -> Network:
+        """The network as a module that takes groups of token sequences."""
+        return Network(self.model, self.tokenizer.pad_token_id, layout)
+
+    def outputs(self, ids: Sequence[list[int]]) -> Tensor:
+        """Outputs of token sequences, fp32 of shape [n, k]; one forward pass, padded to the longest."""
+        network = self.network()
+        outputs: Tensor = network(network.prepare([[one] for one in ids]))
+        return outputs
+
+    def merged(self, outputs: Tensor) -> Tensor:
+        """Rewards [n] of outputs [n, k]."""
+        if outputs.shape[1] == 1:
+            return outputs[:, 0] * next(iter(self.merge.values()))
+        return outputs @ torch.tensor(list(self.merge.values()), dtype=outputs.dtype, device=outputs.device)
 
     def rewards(self, ids: Sequence[list[int]]) -> Tensor:
         """Rewards of token sequences, fp32 of shape [n]; one forward pass, padded to the longest."""
-        batch = pad(ids, self.tokenizer.pad_token_id, self.model.device)
-        logits: Tensor = self.model(**batch).logits
-        return logits[:, 0].float()
+        return self.merged(self.outputs(ids))
 
     @property
     def device(self) -> torch.device:
@@ -65,19 +84,10 @@ class RewardModel:
         return device
 
 
-def pad(ids: Sequence[list[int]], pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
-    """``input_ids`` and ``attention_mask`` of shape [n, longest], padded on the right."""
-    longest = max(map(len, ids))
-    padded = torch.full((len(ids), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(ids), longest), dtype=torch.long)
-    for i, one in enumerate(ids):
-        padded[i, : len(one)] = torch.tensor(one, dtype=torch.long)
-        mask[i, : len(one)] = 1
-    return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
-
-
-def from_backbone(source: str, max_length: int, seed: int) -> RewardModel:
+def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[str] = ("reward",), whole: bool = False) -> RewardModel:
     """A reward model to be trained, from a backbone (its head is new, drawn with ``seed``) or from a reward model (its head stays).
+
+    With several ``attributes`` it has an output for each, which at first weigh the same. ``whole``: the head, too, must be there.
 
     Raises:
         AssayError: the model cannot be loaded, has a head of another size, or no chat template.
@@ -87,26 +97,25 @@ def from_backbone(source: str, max_length: int, seed: int) -> RewardModel:
     for name in _DROPOUTS:
         if isinstance(getattr(config, name, None), float):
             setattr(config, name, 0.0)
-    config.num_labels = 1
-    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    config.num_labels = len(attributes)
+    config.id2label, config.label2id = dict(enumerate(attributes)), {name: i for i, name in enumerate(attributes)}
     config.problem_type = "regression"
     torch.manual_seed(seed)
-    model = _load(source, config)
-    is_encoder = not _is_decoder(model)
-    tokenizer.chat_template = template.for_training(tokenizer, is_encoder)
+    model = _load(source, config, whole=whole)
+    tokenizer.chat_template = template.for_training(tokenizer, not is_decoder(model))
     _separate_pad(model, tokenizer)
     limit = _positions(model)
     if max_length > limit:
         raise AssayError(f"max_length is {max_length}, but {source} has only {limit} positions; set train.max_length to {limit} or less")
     tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_max_length = "right", "left", max_length
     tokenizer.init_kwargs.update(padding_side="right", truncation_side="left")  # or they would not be saved
-    if model._supports_sdpa:
-        model.set_attn_implementation(attention.NAME)
-    return RewardModel(_with_fp32_head(model), tokenizer, max_length, _adds_special_tokens(tokenizer))
+    use_attention(model)
+    merge = {name: 1 / len(attributes) for name in attributes}
+    return RewardModel(as_reward_model(model), tokenizer, max_length, _adds_special_tokens(tokenizer), merge)
 
 
-def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool) -> RewardModel:
-    """A trained reward model, in fp32, exactly as saved.
+def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None) -> RewardModel:
+    """A trained reward model, in fp32, exactly as saved. ``merge`` names its outputs and their weights, by default one reward.
 
     Raises:
         AssayError: the files cannot be loaded, or the head is missing or of another size.
@@ -114,10 +123,15 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool) -> 
     tokenizer = _tokenizer(str(folder))
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     config = _config(str(folder))
-    if config.num_labels != 1:
-        raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected 1; set num_labels to 1 in config.json if the weights have one")
-    model = _load(str(folder), config, whole=True)
-    return RewardModel(_with_fp32_head(model.eval()), tokenizer, max_length, add_special_tokens)
+    merge = merge or {"reward": 1.0}
+    if (folder / onnx.FILE).is_file():
+        return RewardModel(onnx.OnnxModel(folder), tokenizer, max_length, add_special_tokens, merge)
+    if config.num_labels != len(merge):
+        raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected {len(merge)}; set num_labels to {len(merge)} in config.json if the weights have as many")
+    model = as_reward_model(_load(str(folder), config, whole=True).eval())
+    if model.config.model_type == "gemma2":
+        use_attention(model)
+    return RewardModel(model, tokenizer, max_length, add_special_tokens, merge)
 
 
 def precision_of(wish: str, device: torch.device) -> str:
@@ -156,64 +170,17 @@ def _config(source: str) -> Any:
 
 
 def _load(source: str, config: Any, whole: bool = False) -> Any:
-    with _quiet():
+    with quiet():
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:
             if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
-                raise AssayError(f"{source}: the saved head does not have one label; Assay trains rewards of one number. Start from the backbone it was made of.") from None
+                raise AssayError(f"{source}: the saved head has another number of labels than the {config.num_labels} asked for. Start from the backbone it was made of, or see `assay explain importing`.") from None
             raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
     if whole and report["missing_keys"]:
         raise AssayError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}; the head is lost if it is among them")
-    return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the loading report: that a new head is new is no news."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def head_of(model: Any) -> nn.Module:
-    """The module that turns a pooled vector into the reward: ``score`` of a decoder, ``classifier`` of an encoder.
-
-    Raises:
-        AssayError: the architecture has neither.
-    """
-    for name in ("score", "classifier"):
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    raise AssayError(f"{type(model).__name__} has neither a `score` nor a `classifier` head; Assay does not know where its reward comes from")
-
-
-def _is_decoder(model: Any) -> bool:
-    return isinstance(getattr(model, "score", None), nn.Module)
-
-
-def pooled_position(model: Any) -> str:
-    """Which token's vector the head sees, in words."""
-    return "last token that is not padding" if _is_decoder(model) else "first token"
-
-
-def _with_fp32_head(model: Any) -> Any:
-    head = head_of(model)
-    forward = head.forward
-
-    def in_fp32(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, enabled=False):
-            return forward(*(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args), **kwargs)
-
-    head.forward = in_fp32
     return model
 
 

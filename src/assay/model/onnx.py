@@ -1,0 +1,106 @@
+"""A checkpoint as an ONNX graph: exported by PyTorch, run by ONNX Runtime, scored through the same code and checked by the same contract."""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from assay.errors import AssayError, MissingExtra
+from assay.files import MANIFEST, first_line, write_json
+from assay.model import contract as contracts
+from assay.model.loading import quiet
+
+FILE = "model.onnx"
+
+
+class OnnxModel(nn.Module):
+    """Stands where a sequence classifier stands: ``input_ids`` and ``attention_mask`` in, an object with ``logits`` [n, k] out.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtra("scoring with an ONNX export", "onnx") from None
+        self.config = AutoConfig.from_pretrained(folder)
+        try:
+            self.session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise AssayError(f"{folder / FILE}: cannot be opened by ONNX Runtime ({first_line(error)}); export it again") from None
+        self.device = torch.device("cpu")
+
+    def to(self, *_: Any, **__: Any) -> "OnnxModel":
+        """Stays on the CPU."""
+        return self
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        """One pass."""
+        try:
+            (logits,) = self.session.run(None, {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+        except Exception as error:
+            raise AssayError(f"{FILE}: does not run on these token ids ({first_line(error)}); the graph and the tokenizer are not of the same model") from None
+        return SimpleNamespace(logits=torch.from_numpy(np.asarray(logits)))
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+
+def export(folder: Path, output: Path) -> None:
+    """Write the checkpoint ``folder`` as an ONNX graph (fp32, any batch and length) with its tokenizer and its contract to ``output``.
+
+    Raises:
+        AssayError: there is no contract, or the graph cannot be made.
+        MissingExtra: onnx and onnxscript are not installed.
+    """
+    contract = contracts.read(folder)
+    if (folder / FILE).is_file():
+        raise AssayError(f"{folder}: is an ONNX export already")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise MissingExtra("exporting to ONNX", "onnx") from None
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model.config.use_cache = False
+    temporary = output.with_name(f".{output.name}.saving")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    ids = torch.randint(5, 50, (3, 17))
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            torch.onnx.export(
+                _Logits(model), (ids, torch.ones_like(ids)), temporary / FILE, input_names=["input_ids", "attention_mask"], output_names=["logits"],
+                dynamic_shapes={"input_ids": dynamic, "attention_mask": dynamic}, dynamo=True, external_data=False, verbose=False,
+            )
+        except Exception as error:
+            shutil.rmtree(temporary)
+            raise AssayError(f"{folder}: {type(model).__name__} cannot be exported to ONNX ({str(error).splitlines()[0]})") from None
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
+            shutil.copy(file, temporary / file.name)
+    contracts.write(temporary, contract.model_copy(update={"weights_sha256": contracts.weights_sha256(temporary)}))
+    write_json(temporary / MANIFEST, {"contract": contracts.FILE, "exported_from": str(folder), "format": "onnx"})
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
