@@ -122,6 +122,7 @@ MINIMAL: dict[str, list[Row]] = {
         }
     ],
     "magpie-ultra": [{"instruction": "Hi?", "response": "yes", "response_base": "no"}],
+    "preference-strength": [{"prompt": "Hi?", "response_1": "no", "response_2": "yes", "preference_strength": 2}],
     "two-outputs": [{"instruction": "Hi?", "input": "", "output_1": "no", "output_2": "yes", "label": 2}],
     "safety-labels": [
         {"prompt": "Hi?", "response": "yes", "response_refusal_label": "compliance", "prompt_harm_label": "unharmful"},

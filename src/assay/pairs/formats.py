@@ -171,6 +171,21 @@ def _two_outputs(row: Row, how: Pairing) -> list[Row]:
     return [_pair(row, used, user_turn(text), outputs[better], outputs[1 - better])]
 
 
+def _strength(row: Row, how: Pairing) -> list[Row]:
+    """HelpSteer2-Preference and HelpSteer3: from -3 (the first answer is much better) to 3 (the second is); the margin is how much better."""
+    prompt = messages(row["context"], "context") if row.get("context") is not None else helpsteer_prompt(_need(row, "prompt"))
+    keys = [key.replace("_", "") if key.replace("_", "") in row else key for key in ("response_1", "response_2")]
+    answers = [answer_of(_need(row, key), key) for key in keys]
+    if str(row.get("split", "train")).startswith("val"):
+        raise Aside("of the validation split, which is in the same file")
+    name = "preference_strength" if "preference_strength" in row else "overall_preference"
+    strength = number(_need(row, name), name)
+    if strength == 0:
+        raise Aside("neither answer is preferred")
+    better = int(strength > 0)
+    return [_pair(row, {"context", "prompt", name, *keys}, prompt, answers[better], answers[1 - better], margin=abs(strength))]
+
+
 def _safety(row: Row, how: Pairing) -> list[Row]:
     """The better answer to a harmful prompt refuses it; to a harmless one, complies (Skywork-Reward, WildGuard pairs)."""
     refusal, harm = row.get("response_refusal_label"), row.get("prompt_harm_label")
@@ -267,6 +282,7 @@ FORMATS = [
     Format("rewardbench-2", "a prompt with lists of right and wrong answers", lambda r: "prompt" in r and _list_of_text(r.get("chosen")) and _list_of_text(r.get("rejected")), _rewardbench2),
     Format("magpie", "an instruction, several `responses` and their `rewards_armorm`", _has("instruction", "responses", "rewards_armorm"), _magpie),
     Format("magpie-ultra", "an instruction with `response` and `response_base`", _has("instruction", "response", "response_base"), _magpie_ultra),
+    Format("preference-strength", "two responses and by how much which is better, -3 to 3 (HelpSteer2-Preference, HelpSteer3)", lambda r: ("response_1" in r or "response1" in r) and ("preference_strength" in r or "overall_preference" in r), _strength),
     Format("two-outputs", "an instruction, `output_1`, `output_2` and the number of the better one", _has("instruction", "output_1", "output_2"), _two_outputs),
     Format("safety-labels", "one response a row with harm and refusal labels (WildGuardMix)", _has("prompt", "response", "response_refusal_label", "prompt_harm_label"), _safety, rated=True),
     Format("ms-swift", "`messages` and a `rejected_response` or `rejected_messages`", lambda r: "messages" in r and ("rejected_response" in r or "rejected_messages" in r), _ms_swift),

@@ -107,8 +107,8 @@ def read(
     aside: list[dict[str, Any]] = []
     raw = sources.rows(str(source), split=split, config=config, data_root=data_root)
     how = Pairing(attribute, weights, rule, min_gap, per_prompt, scorer)
-    reader = _Reader(name or _default_name(str(source)), how, strict, tick, frames.append, aside.append)
-    reader.read(str(source), _renamed(itertools.islice(raw, limit), columns or {}), _named(format) if format else None)
+    reader = _Reader(name or default_name(str(source)), how, strict, tick, frames.append, aside.append)
+    reader.read(str(source), renamed(itertools.islice(raw, limit), columns or {}), _named(format) if format else None)
     return Reading(schema.stack(frames), aside, reader.formats, reader.rows_read, reader.rows_used)
 
 
@@ -124,8 +124,8 @@ def read_to(folder: Path, source: str, *, name: str | None, format: str | None, 
 
     with atomic(folder / "aside.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
         raw = sources.rows(source, split=split, config=config, data_root=data_root)
-        reader = _Reader(name or _default_name(source), how, False, None, write, lambda row: print(_aside_line(row), file=stream))
-        reader.read(source, _renamed(itertools.islice(raw, limit), columns), _named(format) if format else None)
+        reader = _Reader(name or default_name(source), how, False, None, write, lambda row: print(_aside_line(row), file=stream))
+        reader.read(source, renamed(itertools.islice(raw, limit), columns), _named(format) if format else None)
     return {"rows_read": reader.rows_read, "rows_used": reader.rows_used, "rows_aside": reader.reasons.total(), "reasons": _ordered(reader.reasons), "formats": reader.formats, "pairs": reader.pairs, "parts": parts}
 
 
@@ -137,13 +137,13 @@ def _named(name: str) -> Format:
     raise AssayError(f"unknown format `{name}`.{did_you_mean(name, names)} Known: {', '.join(names)}")
 
 
-def _default_name(source: str) -> str:
+def default_name(source: str) -> str:
     path = Path(source)
     stem = path.name.split(".")[0] or source
     return path.absolute().parent.name if stem in ("pairs", "train", "data") and path.absolute().parent.name else stem
 
 
-def _renamed(raw: Iterator[sources.RawRow], columns: dict[str, str]) -> Iterator[sources.RawRow]:
+def renamed(raw: Iterator[sources.RawRow], columns: dict[str, str]) -> Iterator[sources.RawRow]:
     seen = not columns
     for row in raw:
         if columns and row.value is not None:

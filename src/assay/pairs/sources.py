@@ -41,12 +41,13 @@ class RawRow:
     raw: str | None = None
 
 
-def find(source: str, data_root: Path | None = None, split: str | None = None) -> list[Path] | None:
+def find(source: str, data_root: Path | None = None, split: str | None = None, config: str | None = None) -> list[Path] | None:
     """The data files that ``source`` stands for, sorted by name; None if it must be a hub id.
 
     ``source`` is a file, a folder, or a hub id ``owner/name`` of which a copy may lie under ``data_root`` (or the
     folder named by the environment variable ASSAY_DATA). Of such a copy only the files of ``split`` are taken, if its files
-    are named by split as the hub's are (``train.jsonl``, ``data/filtered-00000.parquet``).
+    are named by split as the hub's are (``train.jsonl``, ``data/filtered-00000.parquet``); and, if it has a folder
+    called ``config``, only that folder's.
 
     Raises:
         AssayError: nothing is there, or the folder holds no data file.
@@ -62,6 +63,7 @@ def find(source: str, data_root: Path | None = None, split: str | None = None) -
     for root in roots:
         copy = _copy(root, source)
         if copy.is_dir():
+            copy = copy / config if config and (copy / config).is_dir() else copy
             return _of_split(copy, _files_in(copy), split)
     if is_hub_id(source):
         return None
@@ -129,7 +131,7 @@ def rows(source: str, *, split: str = "train", config: str | None = None, data_r
     Raises:
         AssayError: a file is missing, empty or not what its name says, or the hub cannot be reached.
     """
-    files = find(source, data_root, split)
+    files = find(source, data_root, split, config)
     if files is None:
         yield from _hub(source, split, config)
         return
@@ -285,7 +287,10 @@ def _hub(source: str, split: str, config: str | None) -> Iterator[RawRow]:
     except ImportError:
         raise MissingExtra(f"reading {source} from the hub", "hub") from None
     try:
-        data = datasets.load_dataset(source, config, split=split)
+        try:
+            data = datasets.load_dataset(source, config, split=split)
+        except ValueError:  # not a configuration but a folder of the data set
+            data = datasets.load_dataset(source, data_dir=config, split=split)
     except Exception as error:
         raise AssayError(
             f"{source}: not a local path, and the hub did not give it ({first_line(error)}). "
