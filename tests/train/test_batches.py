@@ -1,11 +1,16 @@
 """Batches: every pair once an epoch, the order a function of seed and epoch, every part within its budget."""
 
+from collections import Counter
+from typing import Any, get_args
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.model.layout import Name, lay_out
+from assay.model.network import pad
 from assay.score.batching import by_length
-from assay.train.batches import StepSampler, TokenPair, micro_batches
+from assay.train.batches import WINDOW, Example, Part, StepSampler, parts
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 
@@ -47,8 +52,112 @@ def test_steps_hold_pairs_of_similar_length() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 64, 100_000])
 def test_micro_batches_keep_both_sides_within_the_budget(tokens: int) -> None:
-    pairs = [TokenPair([1] * n, [1] * (20 - n)) for n in range(1, 20)]
-    parts = micro_batches(pairs, tokens)
-    assert sorted(len(p.chosen) for part in parts for p in part) == list(range(1, 20))
-    for part in parts:
-        assert len(part) == 1 or 2 * len(part) * max(p.longest() for p in part) <= tokens
+    examples = [Example(([1] * n, [2] * (20 - n))) for n in range(1, 20)]
+    made = parts(examples, tokens, "padded")
+    assert sorted(len(e.answers[0]) for part in made for e in part.examples) == list(range(1, 20))
+    for part in made:
+        assert len(part.examples) == 1 or 2 * len(part.examples) * max(len(a) for e in part.examples for a in e.answers) <= tokens
+
+
+# prompts that stay together
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5), st.data())
+def test_a_prompt_is_never_split_over_steps(prompts: list[str], batch_size: int, seed: int, data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 300), min_size=len(prompts), max_size=len(prompts)))
+    sampler = StepSampler(lengths, batch_size, seed, prompts)
+    steps = list(sampler)
+    assert sorted(i for step in steps for i in step) == list(range(len(prompts)))
+    assert len(steps) == len(sampler)
+    assert steps == list(sampler)
+    where = Counter(prompt for step in steps for prompt in {prompts[i] for i in step})
+    assert set(where.values()) == {1}
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 5))
+def test_steps_of_whole_prompts_are_large_enough_where_enough_is_left(sizes: list[int], batch_size: int, seed: int) -> None:
+    prompts = [str(k) for k, number in enumerate(sizes) for _ in range(number)][: batch_size * WINDOW]
+    steps = list(StepSampler([1] * len(prompts), batch_size, seed, prompts))
+    assert sum(len(step) < batch_size for step in steps) <= 1
+    for step in steps:
+        largest = max(Counter(prompts[i] for i in step).values())
+        assert len(step) < batch_size + largest
+
+
+# parts
+
+LAYOUTS: tuple[Name, ...] = get_args(Name)
+ENDS = st.lists(st.integers(1, 3), max_size=9)
+
+
+@st.composite
+def some_examples(draw: st.DrawFn) -> list[Example]:
+    """Pairs, or single answers, to few prompts, of few different tokens; both answers of a pair are never the same."""
+    prompts = {name: draw(st.lists(st.integers(1, 3), max_size=12)) for name in "abc"}
+    sides = draw(st.sampled_from([(7, 8), (7,)]))
+    names = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
+    return [Example(tuple([*prompts[name], *draw(ENDS), side] for side in sides), prompt=name, id=str(i)) for i, name in enumerate(names)]
+
+
+def sequences(part: Part) -> list[list[int]]:
+    return [list(one) for group in part.groups for one in group]
+
+
+def laid_out(part: Part, layout: Name) -> int:
+    """Tokens that go through the network, with padding; for `packed` without it."""
+    if layout == "padded":
+        return pad(sequences(part), 0, "cpu")["input_ids"].numel()
+    if layout == "packed":
+        return sum(map(len, sequences(part)))
+    return lay_out(part.groups, 0, share=True).input_ids.numel()
+
+
+@settings(deadline=None, max_examples=60)
+@given(some_examples(), st.integers(1, 150))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_hold_every_example_once_and_places_point_to_its_answers(layout: Name, examples: list[Example], tokens: int) -> None:
+    made = parts(examples, tokens, layout)
+    assert sorted((e.id for part in made for e in part.examples), key=int) == [e.id for e in examples]
+    for part in made:
+        there = sequences(part)
+        assert [[there[i] for i in places] for places in part.places] == [list(e.answers) for e in part.examples]
+        assert {i for places in part.places for i in places} == set(range(len(there)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(some_examples(), st.integers(1, 150))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_keep_the_budget_unless_one_example_is_larger(layout: Name, examples: list[Example], tokens: int) -> None:
+    for part in parts(examples, tokens, layout):
+        assert len(part.examples) == 1 or laid_out(part, layout) <= tokens
+
+
+@settings(deadline=None, max_examples=60)
+@given(some_examples())
+def test_examples_of_a_prompt_are_a_group_where_an_answer_stands_once(examples: list[Example]) -> None:
+    (part,) = parts(examples, 100_000, "shared")
+    groups: dict[str, list[list[int]]] = {}
+    for e in examples:
+        for answer in e.answers:
+            if answer not in groups.setdefault(e.prompt, []):
+                groups[e.prompt].append(answer)
+    assert sorted(sorted(map(list, group)) for group in part.groups) == sorted(map(sorted, groups.values()))
+
+
+@pytest.mark.parametrize("more", [{"prompt": "a"}, {}])
+def test_only_the_shared_layout_puts_examples_together_and_only_those_of_a_known_prompt(more: dict[str, Any]) -> None:
+    examples = [Example(([5, 5, 5, i], [5, 5, 5, 9]), **more) for i in range(4)]
+    for layout in LAYOUTS:
+        (part,) = parts(examples, 1_000, layout)
+        assert sorted(map(len, part.groups)) == ([5] if layout == "shared" and more else [2] * 4)
+
+
+@pytest.mark.parametrize(("tokens", "largest"), [(1_000, 8), (130, 8), (129, 4), (90, 4), (89, 2), (70, 2), (60, 1), (1, 1)])
+def test_a_prompt_over_the_budget_is_split(tokens: int, largest: int) -> None:
+    """Eight pairs: a prompt of 50 tokens and answers of 5, so that 50 + 10 n tokens are n pairs."""
+    prompt = [1] * 50
+    examples = [Example(([*prompt, *[2 * i] * 5], [*prompt, *[2 * i + 1] * 5]), prompt="a", id=str(i)) for i in range(1, 9)]
+    made = parts(examples, tokens, "shared")
+    assert sorted(e.id for part in made for e in part.examples) == sorted(e.id for e in examples)
+    assert {len(group) for part in made for group in part.groups} == {2 * largest}
+    assert all(laid_out(part, "shared") <= tokens or len(part.examples) == 1 for part in made)

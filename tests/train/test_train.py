@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from assay.errors import AssayError
 from assay.files import sha256_file, write_parquet
 from assay.train.config import TrainConfig
-from assay.train.train import read_manifest, split, train
+from assay.train.examples import split
+from assay.train.train import read_manifest, train
 
 Make = Callable[..., pl.DataFrame]
 
@@ -52,7 +53,7 @@ def test_a_weight_of_zero_takes_a_pair_out(tiny_encoder: Path, make_pairs: Make,
     train(pl.concat([good, bad], how="diagonal"), config(tiny_encoder, max_steps=60, validation=0), tmp_path)
     reloaded = train(pl.concat([good, bad], how="diagonal"), config(tiny_encoder, max_steps=60, validation=0), tmp_path)
     from assay.model.checkpoint import load
-    from assay.train.trainer import score_sides
+    from assay.train.measure import score_sides
 
     chosen, rejected = score_sides(load(reloaded)[0], make_pairs(50, seed=2), "fp32", 10_000)
     assert (chosen > rejected).mean() > 0.9

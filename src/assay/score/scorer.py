@@ -24,9 +24,14 @@ class Scores:
     """Scores of n conversations."""
 
     values: NDArray[np.float32]
-    """Shape [n, k]: one column an attribute."""
+    """Shape [n, 1]: the reward; or [n, 1 + k], the reward and the attributes it is made of."""
     truncated: NDArray[np.bool_]
     """Shape [n]: the conversation was longer than the scorer reads."""
+
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """Shape [n, k]: the attributes, or the reward if it is the only one."""
+        return self.values[:, 1:] if self.values.shape[1] > 1 else self.values
 
 
 class Scorer(Protocol):

@@ -1,8 +1,8 @@
-"""Batches for training: every optimiser step has the same number of pairs, of similar length, cut to a token budget.
+"""Batches for training: every optimiser step has the same number of examples, of similar length, cut to a token budget.
 
-Pairs are shuffled, sorted by length within windows of several steps, and dealt into steps; the steps are shuffled again. So a step
-holds pairs that need little padding while the order of the steps stays random. The order is a function of the seed and the epoch
-alone, which is what makes a resumed run go on exactly where the killed one stood.
+Examples are shuffled, sorted by length within windows of several steps, and dealt into steps; the steps are shuffled again. So a step
+holds examples that need little padding while the order of the steps stays random. The order is a function of the seed and the epoch
+alone, which is what makes a resumed run go on exactly where the killed one stood, and every process of several know its own part.
 """
 
 import random
@@ -11,47 +11,67 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset, Sampler
 
+from assay.model.layout import Group, Name, size
 from assay.score.batching import by_length
 
 WINDOW = 16
-"""Steps whose pairs are sorted together."""
+"""Steps whose examples are sorted together."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenPair:
-    """A pair as token ids."""
+class Example:
+    """Answers to one prompt as token ids of whole conversations: a pair, the chosen one first, or a single rated answer."""
 
-    chosen: list[int]
-    rejected: list[int]
+    answers: tuple[list[int], ...]
     weight: float = 1.0
+    margin: float = 0.0
+    ratings: tuple[float, ...] = ()
+    """One for each attribute, NaN where there is none."""
+    prompt: str = ""
+    """Identity of the prompt."""
+    id: str = ""
 
-    def longest(self) -> int:
-        """Tokens of the longer side."""
-        return max(len(self.chosen), len(self.rejected))
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Examples that go through the network together."""
+
+    examples: list[Example]
+    groups: list[Group]
+    """The different answers to each prompt."""
+    places: list[list[int]]
+    """For each example, which sequences of the groups (counted through) its answers are."""
 
 
-class PairSet(Dataset[TokenPair]):
-    """Token pairs by position."""
+class ExampleSet(Dataset[Example]):
+    """Examples by position."""
 
-    def __init__(self, pairs: Sequence[TokenPair]) -> None:
-        self.pairs = pairs
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.examples)
 
-    def __getitem__(self, index: int) -> TokenPair:
-        return self.pairs[index]
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
 
 
 class StepSampler(Sampler[list[int]]):
-    """Yields the positions of each optimiser step's pairs. A last step of fewer pairs is kept."""
+    """Yields the positions of each optimiser step's examples. A last step of fewer is kept.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    With ``prompts``, the examples of a prompt stay together, and a step has at least ``batch_size``, but for the last of every window.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, prompts: Sequence[str] | None = None) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        of: dict[object, list[int]] = {}
+        for i in range(len(lengths)):
+            of.setdefault(prompts[i] if prompts else i, []).append(i)
+        self.units = list(of.values())
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return sum(1 for _ in self)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
@@ -59,17 +79,60 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = random.Random(f"{self.seed}/{self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        steps = []
-        for start in range(0, len(order), self.batch_size * WINDOW):
-            window = sorted(order[start : start + self.batch_size * WINDOW], key=lambda i: self.lengths[i])
-            steps += [window[i : i + self.batch_size] for i in range(0, len(window), self.batch_size)]
+        units = list(self.units)
+        rng.shuffle(units)
+        steps: list[list[int]] = []
+        for window in _dealt(units, self.batch_size * WINDOW):
+            steps += [[i for unit in step for i in unit] for step in _dealt(sorted(window, key=lambda unit: max(self.lengths[i] for i in unit)), self.batch_size)]
         rng.shuffle(steps)
         yield from steps
 
 
-def micro_batches(pairs: Sequence[TokenPair], tokens: int) -> list[list[TokenPair]]:
-    """The pairs of a step in parts whose two sides, padded, have at most ``tokens`` tokens."""
-    parts = by_length([2 * pair.longest() for pair in pairs], tokens)
-    return [[pairs[i] for i in part] for part in parts]
+def _dealt(units: Sequence[list[int]], number: int) -> list[list[list[int]]]:
+    """``units`` in order, in parts of at least ``number`` positions; the last may have fewer."""
+    parts: list[list[list[int]]] = [[]]
+    held = 0
+    for unit in units:
+        if held >= number:
+            parts.append([])
+            held = 0
+        parts[-1].append(unit)
+        held += len(unit)
+    return parts if parts[0] else []
+
+
+def parts(examples: Sequence[Example], tokens: int, layout: Name) -> list[Part]:
+    """The examples of a step in parts that take at most ``tokens`` tokens in ``layout``, padding included. One that is larger is a part of its own.
+
+    Where prompts are shared, examples with the same prompt become one group, in which an answer stands once.
+    """
+    units: dict[object, list[Example]] = {}
+    for i, example in enumerate(examples):
+        units.setdefault(example.prompt if layout == "shared" and example.prompt else i, []).append(example)
+    fitting = [few for unit in units.values() for few in _fitting(unit, tokens, layout)]
+    lengths = [size(_distinct(unit), "shared" if layout == "shared" else "padded") for unit in fitting]  # rows of packed sequences are as wide as the longest
+    return [_part([fitting[i] for i in part]) for part in by_length(lengths, tokens)]
+
+
+def _fitting(unit: list[Example], tokens: int, layout: Name) -> list[list[Example]]:
+    """``unit`` in parts, each within ``tokens`` tokens or a single example."""
+    if len(unit) == 1 or size(_distinct(unit), layout) <= tokens:
+        return [unit]
+    middle = len(unit) // 2
+    return _fitting(unit[:middle], tokens, layout) + _fitting(unit[middle:], tokens, layout)
+
+
+def _distinct(unit: Sequence[Example]) -> list[list[int]]:
+    return list({tuple(answer): answer for example in unit for answer in example.answers}.values())
+
+
+def _part(units: Sequence[list[Example]]) -> Part:
+    groups: list[Group] = []
+    places, before = [], 0
+    for unit in units:
+        group = _distinct(unit)
+        at = {tuple(answer): before + i for i, answer in enumerate(group)}
+        places += [[at[tuple(answer)] for answer in example.answers] for example in unit]
+        groups.append(group)
+        before += len(group)
+    return Part([example for unit in units for example in unit], groups, places)

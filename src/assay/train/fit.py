@@ -11,8 +11,8 @@ from assay.model.checkpoint import load
 from assay.model.reward_model import best_device, precision_of
 from assay.screen import Quiet, Screen, training_progress
 from assay.train.config import TrainConfig
+from assay.train.measure import score_sides
 from assay.train.train import train as train_model
-from assay.train.trainer import score_sides
 
 
 def fitter(screen: Screen | None = None) -> Fit:

@@ -1,37 +1,46 @@
-"""The verb ``train``: pairs in, a checkpoint with its contract out."""
+"""The verb ``train``: pairs or rated answers in, a checkpoint with its contract out."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from assay.errors import AssayError
-from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over
+from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
+from assay.model.network import Network, layout_for, use_attention
 from assay.model.reward_model import RewardModel, from_backbone, precision_of
-from assay.pairs.schema import prompt_id
-from assay.train.batches import TokenPair
+from assay.pairs.messages import Aside
+from assay.pairs.pairing import Pairing
+from assay.report import card
+from assay.train.adapters import adapt, merge
+from assay.train.calibration import merge_weights, temperature
 from assay.train.config import TrainConfig
-from assay.train.trainer import PairTrainer, callbacks, last_complete, read_metrics, score_sides
+from assay.train.examples import examples_of, split
+from assay.train.measure import Floats, measure_ratings, ratings_by, ratings_of, score_sides
+from assay.train.memory import keep_memory
+from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics, share_out, whole_weights
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps in all, latest metrics)."""
 
 
-def train(pairs: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Progress | None = None, name: str = "validation") -> Path:
-    """Train a Bradley-Terry reward model and write it to ``folder/checkpoint``; resume what an earlier call left in ``folder``.
+def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Progress | None = None, name: str = "validation") -> Path:
+    """Train a reward model and write it to ``folder/checkpoint``; resume what an earlier call left in ``folder``.
 
-    A part of the prompts is held out by their content (``config.validation``); accuracy on it goes into the manifest, and the mean and
-    standard deviation of its rewards into the contract.
+    A part of the prompts is held out by their content (``config.validation``). What the model is worth on it goes into the manifest; the mean and
+    standard deviation of its rewards, and the temperature that makes differences of rewards probabilities, into the contract.
 
     Args:
-        pairs: a pair table; the column ``weight`` is used where it is not null.
+        rows: a pair table; the columns ``weight`` and ``margin`` are used where they are not null. With ``config.attributes`` a table of rated
+            answers, see ``assay.pairs.ratings``.
         config: see ``TrainConfig``.
         folder: for the checkpoint, ``metrics.jsonl`` and unfinished work.
         progress: called after every step.
@@ -41,67 +50,154 @@ def train(pairs: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: P
         The folder of the checkpoint.
 
     Raises:
-        AssayError: there is nothing to train on, or the backbone cannot be loaded.
+        AssayError: there is nothing to train on, the backbone cannot be loaded or cannot do what is asked for, a loss is no number, or memory ran out.
     """
-    result = folder / "checkpoint"
-    print_ = fingerprint(pairs.select("id").rows(), pairs["weight"].to_list(), config.model_dump(), name)
-    if is_done(result, print_):
+    result, work = folder / "checkpoint", folder / "work"
+    print_ = fingerprint(rows.select("id").rows(), rows["weight"].to_list(), config.model_dump(), name)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    if config.fsdp and processes.num_processes == 1:
+        raise AssayError("train.fsdp shares the weights out among processes, but there is one; start several with `torchrun --nproc_per_node N -m assay.cli train ...`")
+    done = is_done(result, print_)
+    processes.wait_for_everyone()
+    if done:
         return result
-    seen, held_out = split(pairs, config.validation)
+    seen, held_out = split(rows, config.validation)
     if seen.height == 0:
-        raise AssayError(f"nothing to train on: {pairs.height} pairs, {held_out.height} of them held out (train.validation is {config.validation})")
-    work = folder / "work"
-    start_over(work, print_)
-    reward_model = from_backbone(locate(config.model), config.max_length, config.seed)
-    tokens, truncated = tokenise(reward_model, seen)
-    steps = config.max_steps or max(1, round(config.epochs * -(-seen.height // config.batch_size)))
-    precision = precision_of(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    more: list[TrainerCallback] = [_Report(progress)] if progress else []
-    trainer = PairTrainer(reward_model, tokens, held_out, config, precision, work, callbacks(config, work, held_out.height > 0, more), steps)
-    start = last_complete(work)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
-    manifest = {
-        "fingerprint": print_,
-        "config": config.model_dump(),
-        "precision": precision,
-        "pairs": seen.height,
-        "held_out": held_out.height,
-        "truncated_pairs": truncated,
-        "steps": trainer.state.global_step,
-        "metrics": read_metrics(work / "metrics.jsonl"),
-    }
-    measured = _measure(trainer, held_out, name, manifest)
-    checkpoint.save(reward_model, result, measured=measured, manifest=manifest)
-    shutil.rmtree(work)
+        raise AssayError(f"nothing to train on: {rows.height} {'rated answers' if config.attributes else 'pairs'}, {held_out.height} of them held out (train.validation is {config.validation})")
+    if processes.is_main_process:
+        start_over(work, print_)
+    processes.wait_for_everyone()
+    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config))
+    examples, truncated = examples_of(reward_model, seen, config)
+    steps = steps_for(seen.height, config)
+    precision = precision_of(config.precision, processes.device)
+    network, adapted = networked(reward_model, config)
+    if config.fsdp:
+        share_out(network.to(processes.device))
+    more: list[TrainerCallback] = [_Report(progress)] if progress and processes.is_main_process else []
+    trainer = RewardTrainer(reward_model, network, examples, held_out, config, precision, work, callbacks(config, work, held_out.height > 0, more), steps)
+    if processes.device.type == "cpu":
+        keep_memory()
+    start = last_complete(work, keep=not processes.is_main_process)
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except RuntimeError as error:
+        raise _out_of_memory(error, config) from None
+    if config.fsdp:
+        whole_weights(trainer, reward_model)
+    if processes.is_main_process:
+        if adapted is not None:
+            reward_model.model = merge(adapted, work / "adapter")
+        about = {"fingerprint": print_, "layout": network.layout, "processes": processes.num_processes, "pairs": seen.height, "truncated_pairs": truncated, "steps": trainer.state.global_step}
+        _finish(reward_model, held_out, config, precision, name, about, folder, adapter=adapted is not None)
+    processes.wait_for_everyone()
     return result
 
 
-def split(pairs: pl.DataFrame, share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(training part, held-out part): about ``share`` of the prompts are held out, no prompt is in both, order plays no part."""
-    place = [int(prompt_id(p)[8:16], 16) / 2**32 for (p,) in pairs.select("prompt").iter_rows()]
-    held_out = pl.Series(place, dtype=pl.Float64) < share
-    return pairs.filter(~held_out), pairs.filter(held_out)
+def _finish(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
+    """Measure the model and write its checkpoint; the unfinished work goes."""
+    work = folder / "work"
+    manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / "metrics.jsonl")}
+    measured = _measured(reward_model, held_out, config, precision, name, manifest)
+    result = folder / "checkpoint"
+    checkpoint.save(reward_model, result, measured=measured, manifest=manifest, adapter=work / "adapter" if adapter else None)
+    write_text(result / card.FILE, card.model_card(result))
+    shutil.rmtree(work)
 
 
-def tokenise(reward_model: RewardModel, pairs: pl.DataFrame) -> tuple[list[TokenPair], int]:
-    """Token pairs, and how many of them were longer than the model reads."""
-    rows = list(pairs.select("prompt", "chosen", "rejected", "weight").iter_rows())
-    chosen, cut_chosen = reward_model.encode([p + c for p, c, _, _ in rows])
-    rejected, cut_rejected = reward_model.encode([p + r for p, _, r, _ in rows])
-    weights = [1.0 if w is None else float(w) for *_, w in rows]
-    cut = sum(a or b for a, b in zip(cut_chosen, cut_rejected, strict=True))
-    return [TokenPair(c, r, w) for c, r, w in zip(chosen, rejected, weights, strict=True)], cut
+def steps_for(rows: int, config: TrainConfig) -> int:
+    """Optimiser steps for so many rows."""
+    return config.max_steps or max(1, round(config.epochs * -(-rows // config.batch_size)))
 
 
-def _measure(trainer: PairTrainer, held_out: pl.DataFrame, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def outputs_of(config: TrainConfig) -> Sequence[str]:
+    """The names of the outputs that the model is given."""
+    if config.loss.length_head and not config.attributes:
+        return ("quality", "length")
+    return config.attributes or ("reward",)
+
+
+def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, Any]:
+    """The network to train, as ``config`` wants it; and, with LoRA, peft's model around the backbone."""
+    if config.loss.length_head and not config.attributes:
+        reward_model.merge = {"quality": 1.0, "length": 0.0}
+    model = reward_model.model
+    layout = layout_for(model, config.layout, reward_model.tokenizer.pad_token_id)
+    if config.attention:
+        if not torch.cuda.is_available():
+            raise AssayError(f"train.attention is {config.attention}, which needs a GPU; leave it out")
+        use_attention(model, config.attention)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    adapted = None
+    if config.lora:
+        try:
+            adapted = adapt(model, **config.lora.model_dump())
+        except ValueError as error:
+            raise AssayError(f"train.lora: {error}") from None
+    return Network(model, reward_model.tokenizer.pad_token_id, layout, flex=config.attention == "flex_attention"), adapted
+
+
+def _out_of_memory(error: RuntimeError, config: TrainConfig) -> Exception:
+    """What to do where memory ran out; any other error as it is."""
+    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+        return error
+    advice = [f"halve train.tokens_per_batch (now {config.tokens_per_batch:,})"]
+    if not config.gradient_checkpointing:
+        advice.append("set train.gradient_checkpointing to true")
+    if not config.lora:
+        advice.append("train with LoRA (`--set train.lora={}`)")
+    return AssayError(f"out of memory. The result stays the same if you {advice[0]}" + "".join(f"; or {a}" for a in advice[1:]) + f". One conversation may have train.max_length = {config.max_length:,} tokens.")
+
+
+def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     """Score the held-out part once more with the final weights, for the manifest and the contract."""
+    if config.merge != "fit":
+        reward_model.merge = {a: config.merge[a] for a in config.attributes} or reward_model.merge
     if held_out.height == 0:
         return {}
-    chosen, rejected = score_sides(trainer.reward_model, held_out, trainer.precision, trainer.config.tokens_per_batch)
-    manifest["accuracy"] = float((chosen > rejected).mean())
-    manifest["ties"] = int((chosen == rejected).sum())
-    both = np.concatenate([chosen, rejected]).astype(np.float64)
-    return {"mean": float(both.mean()), "std": float(both.std()), "measured_on": name}
+    if config.attributes:
+        chosen, rejected, both = _rated(reward_model, held_out, config, precision, manifest)
+    else:
+        chosen, rejected = (side.astype(np.float64) for side in score_sides(reward_model, held_out, precision, config.tokens_per_batch))
+        both = np.concatenate([chosen, rejected])
+    found: dict[str, Any] = {"mean": float(both.mean()), "std": float(both.std()), "measured_on": name}
+    if len(chosen):
+        manifest["accuracy"] = float((chosen > rejected).mean())
+        manifest["ties"] = int((chosen == rejected).sum())
+        found["temperature"] = temperature(chosen - rejected)
+    return found
+
+
+def _rated(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, manifest: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
+    """Rewards of the better and the worse answers of the held-out part's pairs, and of all its answers, by weights that are set here."""
+    outputs, rated = ratings_by(reward_model, held_out, precision, config.tokens_per_batch), ratings_of(held_out, config.attributes)
+    manifest["ratings"] = measure_ratings(outputs, rated, config.attributes)
+    by = rated[:, config.attributes.index(config.pairs_by or config.attributes[0])]
+    better, worse = _pairs_by(held_out, by)
+    if config.merge == "fit" and len(better) and len(config.attributes) > 1:
+        fitted = merge_weights(outputs[better] - outputs[worse])
+        reward_model.merge = dict(zip(config.attributes, fitted.tolist(), strict=True))
+    weights = np.array(list(reward_model.merge.values()))
+    rewards = outputs @ weights
+    return rewards[better], rewards[worse], rewards
+
+
+def _pairs_by(answers: pl.DataFrame, ratings: Floats) -> tuple[list[int], list[int]]:
+    """Rows of the better and the worse answer of every two answers to a prompt that are rated differently."""
+    of: dict[str, list[int]] = {}
+    for i, prompt in enumerate(answers["prompt_id"]):
+        if not np.isnan(ratings[i]):
+            of.setdefault(prompt, []).append(i)
+    better, worse = [], []
+    for rows in of.values():
+        try:
+            for a, b in Pairing(rule="all").pairs([float(ratings[i]) for i in rows]):
+                better.append(rows[a])
+                worse.append(rows[b])
+        except Aside:  # a single answer, or all rated equal
+            continue
+    return better, worse
 
 
 class _Report(TrainerCallback):

@@ -1,97 +1,207 @@
-"""The trainer: ``transformers.Trainer`` with our batches and our loss.
+"""The trainer: ``transformers.Trainer`` with our batches, our pass and our loss.
 
-Checkpoints, resume, schedules, distribution and trackers are the Trainer's. Ours are ``training_step``, which takes a whole step's pairs,
-runs them in token-budget parts, both answers of a pair in one forward pass, and weighs every pair the same; and the evaluation.
+Checkpoints, resume, schedules, distribution and trackers are the Trainer's. Ours are ``training_step``, which takes a whole step's examples,
+runs them in token-budget parts, the answers to a prompt together, and weighs every example the same; and the evaluation.
 """
 
+import contextlib
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from assay.errors import AssayError
 from assay.files import write_text
+from assay.model.layout import Name, size
+from assay.model.network import Network, as_reward_model, is_decoder, use_attention
 from assay.model.reward_model import RewardModel, in_precision
-from assay.score.checkpoint import score_with
-from assay.train.batches import PairSet, StepSampler, TokenPair, micro_batches
+from assay.train.batches import Example, ExampleSet, Part, StepSampler, parts
 from assay.train.config import TrainConfig
-from assay.train.losses import bradley_terry
+from assay.train.losses import pair_losses, rating_losses, step_terms
+from assay.train.measure import measure
 
 COMPLETE = "complete.json"
 
 
-class PairTrainer(Trainer):
-    """Trains a reward model on token pairs."""
+class RewardTrainer(Trainer):
+    """Trains a reward model on examples, in one process or, under ``torchrun``, in several, each of which takes its part of every step."""
 
-    def __init__(self, reward_model: RewardModel, pairs: Sequence[TokenPair], held_out: pl.DataFrame, config: TrainConfig, precision: str, folder: Path, callbacks: list[TrainerCallback], steps: int) -> None:
-        self.reward_model, self.config, self.precision, self.held_out = reward_model, config, precision, held_out
-        self.dataset = PairSet(pairs)
+    def __init__(self, reward_model: RewardModel, network: Network, examples: Sequence[Example], held_out: pl.DataFrame, config: TrainConfig, precision: str, folder: Path, callbacks: list[TrainerCallback], steps: int) -> None:
+        self.reward_model, self.network, self.config, self.precision, self.held_out = reward_model, network, config, precision, held_out
+        self.examples = ExampleSet(examples)
         super().__init__(
-            model=reward_model.model,
+            model=network,
             args=arguments(config, folder, steps, with_evaluation=held_out.height > 0),
             data_collator=list,
-            train_dataset=self.dataset,
-            eval_dataset=self.dataset if held_out.height else None,
+            train_dataset=self.examples,
+            eval_dataset=self.examples if held_out.height else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
+        self.processes, self.rank = self.args.world_size, self.args.process_index
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One item an optimiser step: the list of its pairs."""
-        sampler = StepSampler([p.longest() for p in self.dataset.pairs], self.config.batch_size, self.config.seed)
-        loader: DataLoader[Any] = DataLoader(self.dataset, batch_sampler=sampler, collate_fn=list)
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
+        """One item an optimiser step: the list of its examples, the same in every process."""
+        return steps_of(self.examples, self.config, self.network)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Loss of the step, its gradient accumulated over the parts. Every pair counts by its weight over the step's pairs."""
+        """Loss of the step, its gradient accumulated over the parts. Every example counts by its weight over the step's examples."""
         model.train()
+        mine = parts(inputs[self.rank :: self.processes], self.config.tokens_per_batch, self.network.layout)
+        pull = self._pull(model, mine)
+        idle = self._most(len(mine)) - len(mine)  # every process must make as many passes
         total = torch.zeros((), device=self.args.device)
-        for part in micro_batches(inputs, self.config.tokens_per_batch):
-            with in_precision(self.precision, self.args.device):
-                chosen, rejected = self._both(part)
-            weights = torch.tensor([p.weight for p in part], device=chosen.device)
-            loss = (bradley_terry(chosen, rejected) * weights).sum() / len(inputs)
-            self.accelerator.backward(loss)
+        losses: list[Tensor] = []
+        for number, part in enumerate(mine):
+            with self._synchronised(model, last=number == len(mine) - 1 and not idle):
+                outputs = self._outputs(model, part)
+                each = self._losses(outputs, part)
+                loss = (each * _weights(part, each.device)).sum() / len(inputs)
+                pulled = (outputs * pull[number]).sum() if pull else 0.0
+                self.accelerator.backward((loss + pulled) * self.processes)  # the mean over processes is taken, a step's loss is a sum
+            losses.append(each.detach())
             total += loss.detach()
-        return total
+        for number in range(idle):
+            with self._synchronised(model, last=number == idle - 1):
+                self.accelerator.backward(0.0 * self._outputs(model, parts(inputs[:1], 1, self.network.layout)[0]).sum())
+        self._check(total, losses, mine)
+        return self._summed(total)
 
-    def _both(self, part: Sequence[TokenPair]) -> tuple[Tensor, Tensor]:
-        rewards = self.reward_model.rewards([p.chosen for p in part] + [p.rejected for p in part])
-        return rewards[: len(part)], rewards[len(part) :]
+    def _outputs(self, model: nn.Module, part: Part) -> Tensor:
+        """Outputs of the examples' answers, [examples x answers, k]; an answer that several examples have stands once for each."""
+        with in_precision(self.precision, self.args.device):
+            outputs: Tensor = model(self.network.prepare(part.groups))
+        return outputs[torch.tensor(part.places, device=outputs.device).flatten()]
+
+    def _losses(self, outputs: Tensor, part: Part) -> Tensor:
+        if self.config.attributes:
+            return rating_losses(outputs, torch.tensor([e.ratings for e in part.examples], device=outputs.device))
+        rewards = outputs.sum(dim=1)  # one output; or the reward and what length explains of it, which are trained together
+        margins = torch.tensor([e.margin for e in part.examples], device=outputs.device)
+        return pair_losses(rewards[0::2], rewards[1::2], margins, self.config.loss)
+
+    def _pull(self, model: nn.Module, mine: list[Part]) -> list[Tensor]:
+        """For each part the gradient, with respect to its outputs, of the terms that a whole step has together; empty if there are none.
+
+        They are not sums over parts, so that all outputs must be known first: a pass without gradients finds them.
+        """
+        loss = self.config.loss
+        if self.config.attributes or not (loss.sum_to_zero or loss.length_head):
+            return []
+        with torch.no_grad():
+            outputs = torch.cat([self._outputs(model, part) for part in mine])
+        lengths = torch.tensor([float(len(answer)) for part in mine for e in part.examples for answer in e.answers], device=outputs.device)
+        everyone = self._gathered(torch.cat([outputs, lengths[:, None]], dim=1))
+        before = sum(len(rows) for rows in everyone[: self.rank])
+        rows = torch.cat(everyone)
+        found = rows[:, :-1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(step_terms(found, rows[:, -1], loss), found)
+        return list(torch.split(gradient[before : before + len(outputs)], [sum(len(e.answers) for e in part.examples) for part in mine]))
+
+    def _gathered(self, rows: Tensor) -> list[Tensor]:
+        """The rows of every process, in the order of the processes."""
+        if self.processes == 1:
+            return [rows]
+        found: list[Any] = [None] * self.processes
+        torch.distributed.all_gather_object(found, rows.cpu())
+        return [one.to(rows.device) for one in found]
+
+    def _most(self, number: int) -> int:
+        """The largest ``number`` of all processes."""
+        if self.processes == 1:
+            return number
+        most = torch.tensor(number, device=self.args.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return int(most)
+
+    def _summed(self, value: Tensor) -> Tensor:
+        """``value`` summed over the processes."""
+        if self.processes > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    @contextlib.contextmanager
+    def _synchronised(self, model: nn.Module, *, last: bool) -> Iterator[None]:
+        """Gradients are exchanged between processes after the last part alone."""
+        if last or self.processes == 1:
+            yield
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            with model.no_sync():
+                yield
+        else:
+            model.set_requires_gradient_sync(False)  # type: ignore[operator]
+            yield
+            model.set_requires_gradient_sync(True)  # type: ignore[operator]
+
+    def _check(self, total: Tensor, losses: list[Tensor], mine: list[Part]) -> None:
+        """Stop where the loss is no number, and say which rows made it so. The one wait for the device in a step.
+
+        Raises:
+            AssayError: it is not.
+        """
+        if bool(torch.isfinite(total)):
+            return
+        bad = [e.id for each, part in zip(losses, mine, strict=True) for value, e in zip(each.tolist(), part.examples, strict=True) if not math.isfinite(value)]
+        raise AssayError(f"step {self.state.global_step + 1}: the loss is no number any more, from the rows {_some(bad)}. Lower train.learning_rate, or set train.precision to fp32; `assay why` shows a row.")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save what is trained; what is frozen is in the backbone."""
+        frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
+        state = {name: tensor for name, tensor in (state_dict or self.network.state_dict()).items() if name not in frozen}
+        if self.args.should_save:
+            Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file(state, Path(str(output_dir)) / "model.safetensors", metadata={"format": "pt"})
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Accuracy, mean margin and loss on the held-out pairs, scored as every other part of Assay scores."""
-        chosen, rejected = score_sides(self.reward_model, self.held_out, self.precision, self.config.tokens_per_batch)
-        difference = torch.from_numpy(chosen - rejected)
-        metrics = {
-            f"{metric_key_prefix}_accuracy": float((difference > 0).float().mean()),
-            f"{metric_key_prefix}_margin": float(difference.mean()),
-            f"{metric_key_prefix}_loss": float(bradley_terry(difference, torch.zeros_like(difference)).mean()),
-        }
+        """What ``measure`` finds on the held-out rows, scored as every other part of Assay scores."""
+        found = measure(self.reward_model, self.held_out, self.config, self.precision, self.model)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-def score_sides(reward_model: RewardModel, pairs: pl.DataFrame, precision: str, tokens: int) -> tuple[Any, Any]:
-    """Rewards of the chosen and of the rejected answers of a pair table, two fp32 arrays of shape [n]."""
-    rows = list(pairs.select("prompt", "chosen", "rejected").iter_rows())
-    conversations = [p + c for p, c, _ in rows] + [p + r for p, _, r in rows]
-    values = score_with(reward_model, conversations, precision, tokens).values[:, 0]
-    return values[: len(rows)], values[len(rows) :]
+def _weights(part: Part, device: torch.device) -> Tensor:
+    return torch.tensor([e.weight for e in part.examples], device=device)
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def steps_of(examples: ExampleSet, config: TrainConfig, network: Network) -> DataLoader[Any]:
+    """The optimiser steps of an epoch, each the list of its examples: the same in every layout the model can do."""
+    best: Name = "shared" if is_decoder(network.model) else "padded"
+    lengths = [size(e.answers, best) for e in examples.examples]
+    prompts = [e.prompt for e in examples.examples] if config.together else None
+    sampler = StepSampler(lengths, config.batch_size, config.seed, prompts)
+    loader: DataLoader[Any] = DataLoader(examples, batch_sampler=sampler, collate_fn=list)
+    loader.set_epoch = sampler.set_epoch  # what the Trainer calls before an epoch
+    return loader
 
 
 def arguments(config: TrainConfig, folder: Path, steps: int, *, with_evaluation: bool) -> TrainingArguments:
     """The Trainer's own settings for ``config``."""
     every = config.evaluate_every if with_evaluation else None
-    best = bool(every and config.patience)
+    best = bool(every and (config.patience or config.keep_best))
+    key = "eval_loss" if config.attributes else "eval_accuracy"
+    on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -102,22 +212,25 @@ def arguments(config: TrainConfig, folder: Path, steps: int, *, with_evaluation:
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
         logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if every else "no",
         eval_steps=every,
-        save_strategy="steps",
+        save_strategy="no" if config.fsdp else "steps",
         save_steps=every if best else config.save_every,
         save_total_limit=3 if best else 2,
         load_best_model_at_end=best,
-        metric_for_best_model="eval_accuracy" if best else None,
-        greater_is_better=True if best else None,
+        metric_for_best_model=key if best else None,
+        greater_is_better=not config.attributes if best else None,
         seed=config.seed,
         data_seed=config.seed,
         bf16=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # there are none but tables of positions
         report_to=config.report_to or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=not on_cpu,
     )
 
 
@@ -129,12 +242,14 @@ class Metrics(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what a killed run wrote after its last checkpoint."""
+        if not state.is_world_process_zero:
+            return
         lines = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Append what the Trainer logs."""
-        if logs and "train_runtime" not in logs:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
@@ -157,19 +272,46 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the mark, last of all."""
-        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, f'{{"step": {state.global_step}}}\n')
+        if state.is_world_process_zero:
+            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, f'{{"step": {state.global_step}}}\n')
 
 
-def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
+def last_complete(folder: Path, *, keep: bool = False) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed, unless another process does so (``keep``)."""
     best: tuple[int, Path] | None = None
     for path in folder.glob("checkpoint-*"):
         step = int(path.name.rsplit("-", 1)[1])
         if not (path / COMPLETE).is_file():
-            shutil.rmtree(path)
+            if not keep:
+                shutil.rmtree(path)
         elif best is None or step > best[0]:
             best = (step, path)
     return best[1] if best else None
+
+
+def share_out(network: Network) -> None:
+    """Share the weights of ``network`` out among the processes, layer by layer, in place (FSDP2). Each gathers a layer's when it is computed."""
+    from torch.distributed.fsdp import fully_shard
+
+    kinds = set(network.model._no_split_modules or ())
+    for module in network.modules():
+        if type(module).__name__ in kinds:
+            fully_shard(module)
+    fully_shard(network)
+    network.is_distributed_loading_by_transformers = True  # type: ignore[assignment]  # so the Trainer calls a model that is shared out already
+
+
+def whole_weights(trainer: RewardTrainer, reward_model: RewardModel) -> None:
+    """Put the weights together that FSDP shared out, into a plain model of the first process; all processes must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    state = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if trainer.args.process_index:
+        return
+    model = as_reward_model(AutoModelForSequenceClassification.from_config(reward_model.model.config))
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+    use_attention(model)
+    reward_model.model = model
 
 
 def callbacks(config: TrainConfig, folder: Path, with_evaluation: bool, more: list[TrainerCallback]) -> list[TrainerCallback]:
