@@ -20,7 +20,7 @@ from assay.curate import kernels
 from assay.curate.engine import start
 from assay.curate.runner import Curated, curate
 from assay.curate.steps import AnyStep, agree
-from assay.errors import MissingExtra
+from assay.errors import AssayError, MissingExtra, did_you_mean
 from assay.files import (
     MANIFEST,
     ParquetStream,
@@ -35,7 +35,9 @@ from assay.files import (
     write_text,
 )
 from assay.pairs import schema, sources
-from assay.pairs.read import read_to
+from assay.pairs.ratings import read_ratings
+from assay.pairs.read import default_name, read_to
+from assay.pairs.schema import prompt_id
 from assay.recipes.recipe import Recipe, Source
 from assay.score.sides import sides
 from assay.screen import Quiet, Screen, training_progress
@@ -80,7 +82,7 @@ def run(recipe: Recipe, base: Path, runs: Path, *, data_root: Path | None = None
     arms = {"curated": curated.kept()}
     if recipe.baseline:
         arms["everything"] = read_parquet(pairs)
-    trainings = {arm: _train(rows, _same_steps(recipe.train, arms["curated"]), folder / "train" / arm, screen, arm) for arm, rows in arms.items()}
+    trainings = {arm: train_stage(recipe, base, folder / "train" / arm, rows, pairs, data_root=data_root, screen=screen, arm=arm, like=arms["curated"]) for arm, rows in arms.items()}
     results = _evaluate(recipe, base, folder, list(arms), data_root, screen)
     return Run(folder, read_json(folder / "read" / MANIFEST), curated.manifest, trainings, results)
 
@@ -94,7 +96,7 @@ def _contents(given: list[Source], base: Path, data_root: Path | None) -> list[l
     """What the sources hold: the hashes of local files; of a hub data set only its name."""
     contents: list[list[str | None]] = []
     for source in given:
-        files = sources.find(resolve(source.path, base), data_root, source.split)
+        files = sources.find(resolve(source.path, base), data_root, source.split, source.config)
         contents.append([source.path, source.config, source.split] if files is None else [sha256_file(f) for f in files])
     return contents
 
@@ -200,6 +202,56 @@ def account_line(account: dict[str, Any]) -> str:
     return line
 
 
+def train_stage(
+    recipe: Recipe, base: Path, folder: Path, rows: pl.DataFrame, pairs: Path, *, data_root: Path | None = None, screen: Screen | None = None, arm: str = "curated", like: pl.DataFrame | None = None, ray: int | None = None
+) -> dict[str, Any]:
+    """Train by the recipe on the pairs ``rows``, or on the rated answers of its sources without the prompts of which no pair is left; the manifest.
+
+    Args:
+        recipe, base: see ``load_recipe``.
+        folder: where to; the checkpoint is ``folder/checkpoint``.
+        rows: pairs that were kept of the table ``pairs``.
+        pairs: the file of all pairs that were read.
+        like: take as many steps as these pairs ask for.
+        ray: train in so many processes of a Ray cluster.
+    """
+    screen = screen or Quiet()
+    config = recipe.train
+    if recipe.first:
+        given = _rows_for(recipe.first, recipe, base, rows, pairs, data_root)
+        _train(given, recipe.first, folder / "first", screen, f"{arm}, first", ray)
+        config = config.model_copy(update={"model": str((folder / "first" / "checkpoint").resolve())})
+    given = _rows_for(config, recipe, base, rows, pairs, data_root)
+    steps_by = given if like is None else _rows_for(config, recipe, base, like, pairs, data_root)
+    return _train(given, _same_steps(config, steps_by), folder, screen, arm, ray)
+
+
+def plan_stage(recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, *, data_root: Path | None = None) -> dict[str, Any]:
+    """What the training of ``recipe`` would take, see ``assay.train.plan``; of two trainings, the second."""
+    try:
+        from assay.train.plan import plan
+    except ImportError:
+        raise MissingExtra("training", "train") from None
+    config = recipe.train.model_copy(update={"model": recipe.first.model}) if recipe.first else recipe.train
+    given = _rows_for(config, recipe, base, rows, pairs, data_root)
+    return plan(given, _same_steps(config, given))
+
+
+def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, data_root: Path | None) -> pl.DataFrame:
+    called = {s.name or default_name(resolve(s.path, base)): s for s in recipe.sources}
+    names = list(called) if config.attributes else rows["source"].unique().to_list()
+    if unknown := set(config.only or ()) - set(names):
+        raise AssayError(f"only: there are no rows of the source {', '.join(sorted(unknown))}.{did_you_mean(min(unknown), names)} Sources: {', '.join(sorted(names))}")
+    if not config.attributes:
+        return rows if config.only is None else rows.filter(pl.col("source").is_in(config.only))
+    fields = {"name", "columns", "split", "config", "limit"}
+    given = [s for name, s in called.items() if config.only is None or name in config.only]
+    found = [read_ratings(resolve(s.path, base), config.attributes, data_root=data_root, **s.model_dump(include=fields))[0] for s in given]
+    kept = {prompt_id(p) for (p,) in rows.select("prompt").iter_rows()}
+    dropped = {prompt_id(p) for (p,) in read_parquet(pairs).select("prompt").iter_rows()} - kept
+    return pl.concat(found).filter(~pl.col("prompt_id").is_in(list(dropped)))
+
+
 def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:
     """``config`` with its number of steps written out, so that every arm takes as many as the curated set asks for."""
     if config.max_steps or curated.height == 0:
@@ -208,12 +260,16 @@ def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:
     return config.model_copy(update={"max_steps": max(1, round(config.epochs * seen / config.batch_size))})
 
 
-def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen, arm: str) -> dict[str, Any]:
+def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen, arm: str, ray: int | None = None) -> dict[str, Any]:
     try:
+        from assay.train.cluster import train_on_ray
         from assay.train.train import read_manifest, train
     except ImportError:
         raise MissingExtra("training", "train") from None
-    screen.say(f"train ({arm}): {rows.height:,} pairs, {config.max_steps or 0:,} steps of {config.batch_size}")
+    screen.say(f"train ({arm}): {rows.height:,} {'rated answers' if config.attributes else 'pairs'}, {config.max_steps or 0:,} steps of {config.batch_size}")
+    if ray:
+        train_on_ray(rows, config, folder, ray)
+        return read_manifest(folder)
     with screen.bar(f"training on {arm}", config.max_steps) as tick:
         train(rows, config, folder, progress=training_progress(tick))
     return read_manifest(folder)

@@ -27,7 +27,7 @@ class Source(BaseModel):
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None
-    """Configuration of a hub data set."""
+    """Configuration of a hub data set, or the folder of it that holds the rows."""
     format: str | None = None
     """Format of the rows; recognised by default. See `assay explain formats`."""
     attribute: str = "helpfulness"
@@ -74,6 +74,8 @@ class Recipe(BaseModel):
     """Where the pairs come from."""
     curate: list[AnyStep] = []
     """Steps of the curation, in order. See `assay explain steps`."""
+    first: TrainConfig | None = None
+    """A training before `train`, on the same sources, whose model `train` starts from, head included (then `train.model` is not read)."""
     train: TrainConfig = TrainConfig()
     """How the reward model is trained."""
     baseline: bool = False
@@ -230,5 +232,5 @@ def _model_at(data: Any, place: list[Any]) -> tuple[type[BaseModel], str]:
         if place[2:3] == ["groups"]:
             return MODULES[kind].Group, "a group of `select`"
         return MODULES[kind].Config, f"`{kind}`"
-    models: dict[str, tuple[type[BaseModel], str]] = {"sources": (Source, "`sources`"), "train": (TrainConfig, "`train`"), "evaluate": (Evaluation, "`evaluate`")}
+    models: dict[str, tuple[type[BaseModel], str]] = {"sources": (Source, "`sources`"), "train": (TrainConfig, "`train`"), "first": (TrainConfig, "`first`"), "evaluate": (Evaluation, "`evaluate`")}
     return models.get(str(place[0]), (Recipe, "`recipe`")) if place else (Recipe, "`recipe`")
