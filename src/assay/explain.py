@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 import typing
+from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,13 +14,14 @@ from assay.curate.steps import MODULES
 from assay.errors import AssayError, did_you_mean
 from assay.pairs.formats import FORMATS
 from assay.recipes.recipe import Evaluation, Recipe, Source, shipped
-from assay.train.config import TrainConfig
+from assay.train.config import LoraConfig, LossConfig, TrainConfig
 
-SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "sources": Source, "train": TrainConfig, "evaluate": Evaluation}
+SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "sources": Source, "train": TrainConfig, "loss": LossConfig, "lora": LoraConfig, "evaluate": Evaluation}
+LOSSES = typing.get_args(LossConfig.model_fields["kind"].annotation)
 
 
 def explain(topic: str) -> str:
-    """The documentation of ``topic``: a step, a section of a recipe, a shipped recipe, ``steps``, ``formats`` or ``recipes``.
+    """The documentation of ``topic``: a step, a section of a recipe, a shipped recipe, a loss, ``steps``, ``losses``, ``formats``, ``importing`` or ``recipes``.
 
     Raises:
         AssayError: there is no such topic; the message names the nearest.
@@ -34,12 +36,29 @@ def explain(topic: str) -> str:
         return recipes[topic].read_text(encoding="utf-8").rstrip()
     if topic == "steps":
         return "\n".join(f"{name}: {first_sentence(module.__doc__ or '')}" for name, module in MODULES.items())
+    if topic in LOSSES:
+        return _loss(topic)
+    if topic == "losses":
+        return "\n".join(f"{name}: {first_sentence(_loss(name))}" for name in LOSSES)
+    if topic == "importing":
+        return _unimported("model/importing.py")[0]
     if topic == "formats":
         return "\n".join(f"{f.name}: {f.about}" for f in FORMATS)
     if topic == "recipes":
         return "\n".join(f"{name}: {path}" for name, path in recipes.items())
-    known = [*MODULES, *SECTIONS, *recipes, "steps", "formats", "recipes"]
+    known = [*MODULES, *SECTIONS, *LOSSES, *recipes, "steps", "losses", "formats", "importing", "recipes"]
     raise AssayError(f"nothing is called `{topic}`.{did_you_mean(topic, known)} Known: {', '.join(known)}")
+
+
+def _loss(name: str) -> str:
+    functions = _unimported("train/losses.py")[1]
+    return functions[f"_{name}"]
+
+
+def _unimported(module: str) -> tuple[str, dict[str, str]]:
+    """The docstrings of a module of ours and of its functions, read from its source: it imports PyTorch."""
+    tree = ast.parse((resources.files("assay") / module).read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or "", {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def first_sentence(text: str) -> str:

@@ -184,10 +184,36 @@ def show_diff(table: pl.DataFrame, a: Path, b: Path, rows: int) -> None:
 
 def show_training(manifest: dict[str, Any], checkpoint: Path) -> None:
     """What was trained on, and how it ended."""
-    say(f"trained on {manifest['pairs']:,} pairs for {manifest['steps']:,} steps in {manifest['precision']}; {manifest['truncated_pairs']:,} pairs were longer than the model reads")
+    what = "rated answers" if manifest["config"]["attributes"] else "pairs"
+    say(f"trained on {manifest['pairs']:,} {what} for {manifest['steps']:,} steps in {manifest['precision']}; {manifest['truncated_pairs']:,} were longer than the model reads")
+    for name, value in manifest.get("ratings", {}).items():
+        if name != "loss":
+            say(f"  {name.removeprefix('r2_')}: {percent(value)} of its variance explained on held-out answers")
     if manifest.get("accuracy") is not None:
-        say(f"accuracy on {manifest['held_out']:,} held-out pairs: {percent(manifest['accuracy'])}")
+        of = "the pairs of" if manifest.get("ratings") else ""
+        say(f"accuracy on {of} {manifest['held_out']:,} held-out {what}: {percent(manifest['accuracy'])}".replace("  ", " "))
     say(f"checkpoint: {checkpoint}")
+
+
+def show_soup(about: dict[str, Any], checkpoint: Path) -> None:
+    """What is in a soup, and why."""
+    if about["greedy"]:
+        table = _table("greedy soup", "checkpoint", "alone", "loss", "soup with it", "loss", "")
+        for d in about["greedy"]:
+            table.add_row(d["checkpoint"], percent(d["accuracy"]), f"{d['loss']:.4f}", percent(d["accuracy_with"]), f"{d['loss_with']:.4f}", "taken" if d["taken"] else "left out")
+        stdout.print(table)
+    say(f"the mean of {len(about['soup'])}: {', '.join(about['soup'])}" + (f"; {about['scale']:g} times as far from {about['start']}" if about["start"] else ""))
+    if "accuracy_on_choosing_pairs" in about:
+        say(f"accuracy on the pairs that chose: {percent(about['accuracy_on_choosing_pairs'])} (optimistic)")
+    say(f"checkpoint: {checkpoint}")
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """What a training would take."""
+    say(f"{plan['rows']:,} rows to train on, {plan['held_out']:,} held out, {plan['truncated']:,} longer than the model reads; {plan['steps']:,} steps of {plan['batch_size']}")
+    say(f"layout {plan['layout']}: {plan['tokens']:,} tokens an epoch of {plan['tokens_apart']:,} if each answer had its own prompt; {percent(plan['padding'])} padding in what is computed")
+    say(f"{plan['parameters']:,} weights, {plan['trained']:,} of them trained, in {plan['precision']} on {plan['device']}")
+    say(f"memory: about {plan['gigabytes']:.1f} GB, of which {plan['gigabytes_kept']:.1f} GB are the program, weights, gradients and optimiser, whatever the batch; train.tokens_per_batch sets the rest")
 
 
 def show_results(results: dict[str, Any], output: Path | None) -> None:
