@@ -22,6 +22,8 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 class Network(nn.Module):
     """A sequence classifier of transformers that takes groups of token sequences in one of the layouts."""
 
+    _keys_to_ignore_on_save = None  # what the Trainer asks of any model whose checkpoint lacks weights; of ours the frozen ones
+
     def __init__(self, model: Any, pad_id: int, layout: Name = "padded", flex: bool = False) -> None:
         super().__init__()
         self.model, self.pad_id, self.layout, self.flex = model, pad_id, layout, flex

@@ -57,9 +57,9 @@ class ExampleSet(Dataset[Example]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Yields the positions of each optimiser step's examples. A last step of fewer is kept.
+    """Yields the positions of each optimiser step's examples; every epoch has as many steps. A last step of fewer is kept.
 
-    With ``prompts``, the examples of a prompt stay together, and a step has at least ``batch_size``, but for the last of every window.
+    With ``prompts``, the examples of a prompt stay together (cut where they are more than a step), so that a step has about ``batch_size`` of them.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, prompts: Sequence[str] | None = None) -> None:
@@ -67,11 +67,11 @@ class StepSampler(Sampler[list[int]]):
         of: dict[object, list[int]] = {}
         for i in range(len(lengths)):
             of.setdefault(prompts[i] if prompts else i, []).append(i)
-        self.units = list(of.values())
+        self.units = [unit[at : at + batch_size] for unit in of.values() for at in range(0, len(unit), batch_size)]
         self.epoch = 0
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return -(-len(self.lengths) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
@@ -81,24 +81,26 @@ class StepSampler(Sampler[list[int]]):
         rng = random.Random(f"{self.seed}/{self.epoch}")
         units = list(self.units)
         rng.shuffle(units)
-        steps: list[list[int]] = []
-        for window in _dealt(units, self.batch_size * WINDOW):
-            steps += [[i for unit in step for i in unit] for step in _dealt(sorted(window, key=lambda unit: max(self.lengths[i] for i in unit)), self.batch_size)]
-        rng.shuffle(steps)
-        yield from steps
+        near = [unit for window in _dealt(units, self.batch_size * WINDOW) for unit in sorted(window, key=lambda unit: max(self.lengths[i] for i in unit))]
+        steps = _dealt(near, self.batch_size)
+        if len(steps) < len(self):  # the last unit began one step early
+            at = max(i for i, step in enumerate(steps) if len(step) > 1)
+            steps.insert(at + 1, [steps[at].pop()])
+        dealt = [[i for unit in step for i in unit] for step in steps]
+        rng.shuffle(dealt)
+        yield from dealt
 
 
 def _dealt(units: Sequence[list[int]], number: int) -> list[list[list[int]]]:
-    """``units`` in order, in parts of at least ``number`` positions; the last may have fewer."""
-    parts: list[list[list[int]]] = [[]]
-    held = 0
+    """``units`` in order, each in the part that its first position falls in, if parts had ``number`` positions each."""
+    dealt: list[list[list[int]]] = []
+    before = 0
     for unit in units:
-        if held >= number:
-            parts.append([])
-            held = 0
-        parts[-1].append(unit)
-        held += len(unit)
-    return parts if parts[0] else []
+        if before // number >= len(dealt):
+            dealt.append([])
+        dealt[-1].append(unit)
+        before += len(unit)
+    return dealt
 
 
 def parts(examples: Sequence[Example], tokens: int, layout: Name) -> list[Part]:

@@ -20,7 +20,7 @@ def fitter(screen: Screen | None = None) -> Fit:
     shown = screen or Quiet()
 
     def fit(train: pl.DataFrame, judge: pl.DataFrame, config: TrainConfig, workdir: Path) -> pl.DataFrame:
-        print_ = fingerprint(train.select("id", "copy").rows(), judge.select("id", "copy").rows(), config.model_dump())
+        print_ = fingerprint(train.select(pl.col(r"^(id|copy|weight|margin)$")).rows(), judge.select("id", "copy").rows(), config.model_dump())
         if not is_done(workdir, print_):
             with shown.bar(f"  judging model {workdir.name}", config.max_steps) as tick:
                 checkpoint = train_model(train, config, workdir / "training", progress=training_progress(tick))

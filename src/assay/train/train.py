@@ -53,7 +53,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
         AssayError: there is nothing to train on, the backbone cannot be loaded or cannot do what is asked for, a loss is no number, or memory ran out.
     """
     result, work = folder / "checkpoint", folder / "work"
-    print_ = fingerprint(rows.select("id").rows(), rows["weight"].to_list(), config.model_dump(), name)
+    print_ = fingerprint(rows.select(pl.col(r"^(id|weight|margin|attr_.*)$")).rows(), config.model_dump(), name)
     processes = PartialState(cpu=not torch.cuda.is_available())
     if config.fsdp and processes.num_processes == 1:
         raise AssayError("train.fsdp shares the weights out among processes, but there is one; start several with `torchrun --nproc_per_node N -m assay.cli train ...`")

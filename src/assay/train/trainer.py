@@ -6,7 +6,6 @@ runs them in token-budget parts, the answers to a prompt together, and weighs ev
 
 import contextlib
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,8 +63,9 @@ class RewardTrainer(Trainer):
         """Loss of the step, its gradient accumulated over the parts. Every example counts by its weight over the step's examples."""
         model.train()
         mine = parts(inputs[self.rank :: self.processes], self.config.tokens_per_batch, self.network.layout)
-        pull = self._pull(model, mine)
+        filler = parts(inputs[:1], 1, self.network.layout)[0]
         idle = self._most(len(mine)) - len(mine)  # every process must make as many passes
+        pull = self._pull(model, mine, [filler] * idle)
         total = torch.zeros((), device=self.args.device)
         losses: list[Tensor] = []
         for number, part in enumerate(mine):
@@ -79,7 +79,7 @@ class RewardTrainer(Trainer):
             total += loss.detach()
         for number in range(idle):
             with self._synchronised(model, last=number == idle - 1):
-                self.accelerator.backward(0.0 * self._outputs(model, parts(inputs[:1], 1, self.network.layout)[0]).sum())
+                self.accelerator.backward(0.0 * self._outputs(model, filler).sum())
         self._check(total, losses, mine)
         return self._summed(total)
 
@@ -96,7 +96,7 @@ class RewardTrainer(Trainer):
         margins = torch.tensor([e.margin for e in part.examples], device=outputs.device)
         return pair_losses(rewards[0::2], rewards[1::2], margins, self.config.loss)
 
-    def _pull(self, model: nn.Module, mine: list[Part]) -> list[Tensor]:
+    def _pull(self, model: nn.Module, mine: list[Part], idle: list[Part]) -> list[Tensor]:
         """For each part the gradient, with respect to its outputs, of the terms that a whole step has together; empty if there are none.
 
         They are not sums over parts, so that all outputs must be known first: a pass without gradients finds them.
@@ -105,13 +105,14 @@ class RewardTrainer(Trainer):
         if self.config.attributes or not (loss.sum_to_zero or loss.length_head):
             return []
         with torch.no_grad():
-            outputs = torch.cat([self._outputs(model, part) for part in mine])
+            found = [self._outputs(model, part) for part in mine]
+            outputs = torch.cat([*found, *(self._outputs(model, part)[:0] for part in idle)])
         lengths = torch.tensor([float(len(answer)) for part in mine for e in part.examples for answer in e.answers], device=outputs.device)
         everyone = self._gathered(torch.cat([outputs, lengths[:, None]], dim=1))
         before = sum(len(rows) for rows in everyone[: self.rank])
         rows = torch.cat(everyone)
-        found = rows[:, :-1].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(step_terms(found, rows[:, -1], loss), found)
+        together = rows[:, :-1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(step_terms(together, rows[:, -1], loss), together)
         return list(torch.split(gradient[before : before + len(outputs)], [sum(len(e.answers) for e in part.examples) for part in mine]))
 
     def _gathered(self, rows: Tensor) -> list[Tensor]:
@@ -157,7 +158,10 @@ class RewardTrainer(Trainer):
         """
         if bool(torch.isfinite(total)):
             return
-        bad = [e.id for each, part in zip(losses, mine, strict=True) for value, e in zip(each.tolist(), part.examples, strict=True) if not math.isfinite(value)]
+        suspects = [e for each, part in zip(losses, mine, strict=True) if not bool(torch.isfinite(each).all()) for e in part.examples]
+        with torch.no_grad():  # each alone: in a shared row one spoils the others
+            alone = [] if self.config.fsdp else [self._outputs(self.model, parts([e], 1, self.network.layout)[0]) for e in suspects]
+        bad = [e.id for e, outputs in zip(suspects, alone, strict=False) if not bool(torch.isfinite(outputs).all())] or [e.id for e in suspects]
         raise AssayError(f"step {self.state.global_step + 1}: the loss is no number any more, from the rows {_some(bad)}. Lower train.learning_rate, or set train.precision to fp32; `assay why` shows a row.")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

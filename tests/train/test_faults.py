@@ -1,0 +1,153 @@
+"""Faults that training once had: each was found by a test that failed."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_more_training import (
+    Example,
+    Make,
+    config,
+    in_two_processes,
+    pair,
+    peft_warns,
+    poisoned,
+    rated_answers,
+    rating,
+)
+from transformers import AutoModelForSequenceClassification
+
+import assay.train.trainer as trainer
+from assay.errors import AssayError
+from assay.model.checkpoint import load
+from assay.pairs.schema import from_rows
+from assay.train.train import train
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(at: int) -> Any:
+    def progress(step: int, steps: int, latest: dict[str, float]) -> None:
+        if step == at:
+            raise Killed
+
+    return progress
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return all(torch.equal(a[n], b[n]) for n in a)
+
+
+@peft_warns
+def test_1_lora_resumes(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    settings = config(tiny_decoder, lora={}, max_steps=8, save_every=3, validation=0)
+    whole = train(make_pairs(60), settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(make_pairs(60), settings, tmp_path / "killed", progress=killed_at(4))
+    assert same(whole, train(make_pairs(60), settings, tmp_path / "killed"))
+
+
+@peft_warns
+def test_1_lora_keeps_the_best(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    train(make_pairs(60), config(tiny_decoder, lora={}, max_steps=8, evaluate_every=2, keep_best=True), tmp_path)
+
+
+def prompts_of(number: list[int]) -> pl.DataFrame:
+    return from_rows([pair(f"number {i + 10}?", "yes", f"no {j}") for i, n in enumerate(number) for j in range(n)])
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
+    step, steps = trainer.RewardTrainer.training_step, []
+
+    def noting(self: Any, model: Any, inputs: list[Example], *args: Any) -> Any:
+        steps.append(inputs)
+        return step(self, model, inputs, *args)
+
+    monkeypatch.setattr(trainer.RewardTrainer, "training_step", noting)
+    return steps
+
+
+def test_2_together_trains_one_epoch_where_one_is_asked_for(tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = noted(monkeypatch)
+    train(prompts_of([5] * 12), config(tiny_decoder, max_steps=None, epochs=1, together=True, validation=0), tmp_path)
+    assert set(Counter(e.id for one in steps for e in one).values()) == {1}
+
+
+UNEVEN = [1, 2, 3, 5, 7] * 4
+
+
+def test_3_together_has_every_pair_once_in_every_epoch(tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = noted(monkeypatch)
+    for seed in range(8):
+        steps.clear()
+        train(prompts_of(UNEVEN), config(tiny_decoder, max_steps=40, together=True, validation=0, seed=seed), tmp_path / str(seed))
+        assert len(steps) == 40
+        seen = Counter(e.id for one in steps for e in one)
+        assert max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_3_together_resumes_in_a_later_epoch(tiny_decoder: Path, tmp_path: Path) -> None:
+    for seed in range(8):
+        settings = config(tiny_decoder, max_steps=40, together=True, validation=0, save_every=1, learning_rate=1e-3, seed=seed)
+        whole = train(prompts_of(UNEVEN), settings, tmp_path / f"whole {seed}")
+        with pytest.raises(Killed):
+            train(prompts_of(UNEVEN), settings, tmp_path / f"killed {seed}", progress=killed_at(26))
+        assert same(whole, train(prompts_of(UNEVEN), settings, tmp_path / f"killed {seed}"))
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed"])
+def test_4_rows_that_share_a_row_with_a_bad_one_are_not_named(layout: str, tiny_decoder: Path, tmp_path: Path) -> None:
+    rows = [pair(f"{i + 10}?", "yes" if i else "yes " + "long " * 12, "~" if i in (4, 17, 33) else "no") for i in range(40)]
+    table = from_rows(rows)
+    with pytest.raises(AssayError) as error:
+        train(table, config(poisoned(tiny_decoder, "~", tmp_path / "backbone"), layout=layout, tokens_per_batch=100_000, batch_size=40, validation=0), tmp_path / "run")
+    assert "more" not in str(error.value).split("rows", 1)[1].split(".")[0]
+    assert set(re.findall(r"[0-9a-f]{32}", str(error.value))) == {table["id"][i] for i in (4, 17, 33)}
+
+
+def test_5_other_ratings_are_another_training(tiny_encoder: Path, tmp_path: Path) -> None:
+    rows = rated_answers(40)
+    one = load_file(train(rows, rating(tiny_encoder, max_steps=2), tmp_path) / "model.safetensors")
+    other = load_file(train(rows.with_columns(attr_helpful=4 - pl.col("attr_helpful")), rating(tiny_encoder, max_steps=2), tmp_path) / "model.safetensors")
+    assert any(not torch.equal(one[n], other[n]) for n in one)
+
+
+def test_5_other_margins_are_another_training(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    settings = config(tiny_encoder, loss="margin_bt", max_steps=2)
+    one = load_file(train(make_pairs(40).with_columns(margin=pl.lit(1.0, dtype=pl.Float32)), settings, tmp_path) / "model.safetensors")
+    other = load_file(train(make_pairs(40).with_columns(margin=pl.lit(3.0, dtype=pl.Float32)), settings, tmp_path) / "model.safetensors")
+    assert any(not torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("loss", [{"sum_to_zero": 0.1}, {"length_head": 1.0}])
+def test_6_a_step_of_one_pair_in_two_processes_with_a_term_of_the_step(loss: dict[str, float], tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    assert in_two_processes(make_pairs(49), config(tiny_decoder, loss=loss, max_steps=8, validation=0), tmp_path) == 0
+
+
+def test_7_fsdp_with_a_term_of_the_step_and_other_numbers_of_parts(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    assert in_two_processes(make_pairs(52), config(tiny_decoder, fsdp=True, loss={"sum_to_zero": 0.1}, batch_size=7, tokens_per_batch=64, max_steps=8, validation=0), tmp_path) == 0
+
+
+@peft_warns
+def test_8_the_adapter_holds_all_that_was_new(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    backbone = shutil.copytree(tiny_encoder, tmp_path / "without a pooler")
+    save_file({n: t for n, t in load_file(tiny_encoder / "model.safetensors").items() if "pooler" not in n}, backbone / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = train(make_pairs(80), config(backbone, lora={}), tmp_path / "run")
+    reward_model, _ = load(checkpoint)
+    torch.manual_seed(1234)
+    plain = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, checkpoint / "adapter").eval()
+    ids, _ = reward_model.encode([p + c for p, c in make_pairs(5).select("prompt", "chosen").iter_rows()])
+    with torch.inference_mode():
+        assert [float(adapted(input_ids=torch.tensor([one])).logits[0, 0]) for one in ids] == pytest.approx([float(reward_model.rewards([one])[0]) for one in ids], abs=1e-5)
