@@ -239,7 +239,8 @@ READ_ARGUMENTS = {
     "unknown topic": (
         ["explain", "agre"],
         f"nothing is called `agre`. Did you mean `agree`? Known: {', '.join(MODULES)}, "
-        "recipe, sources, train, evaluate, demo, skywork-audited, skywork, steps, formats, recipes",
+        "recipe, sources, train, loss, lora, evaluate, bradley_terry, temperature_bt, focal, focal_penalty, hinge, margin_mse, cross_entropy, tempered_log, margin_bt, scaled_bt, "
+        "demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork, steps, losses, formats, importing, recipes",
     ),
 }
 
@@ -910,9 +911,9 @@ def test_recipe_on_the_command_line(name: str, command: str, tmp_path: Path, cap
 
 
 NO_RECIPES = {
-    "misspelt": ("skywrk", "skywrk: no such recipe file, and not a shipped recipe. Did you mean `skywork`? Shipped: demo, skywork-audited, skywork"),
-    "missing": ("./mine.yaml", "./mine.yaml: no such recipe file, and not a shipped recipe. Shipped: demo, skywork-audited, skywork"),
-    "a folder": ("..", "..: no such recipe file, and not a shipped recipe. Shipped: demo, skywork-audited, skywork"),
+    "misspelt": ("skywrk", "skywrk: no such recipe file, and not a shipped recipe. Did you mean `skywork`? Shipped: demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork"),
+    "missing": ("./mine.yaml", "./mine.yaml: no such recipe file, and not a shipped recipe. Shipped: demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork"),
+    "a folder": ("..", "..: no such recipe file, and not a shipped recipe. Shipped: demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork"),
 }
 
 
@@ -973,7 +974,7 @@ OVERRIDES = {
     "step null": ("curate.agree=null", "{path}: curate[0]: expected fields, found None"),
     "section null": ("train=", "{path}: train: expected fields, found None"),
     "misspelt field of a source": ("sources.0.pth=a", "{path}: sources[0].pth is not a field of `sources`. Did you mean `path`? See `assay explain sources`."),
-    "fit of a step": ("curate.agree.fit.lr=1", "{path}: curate[0].fit.lr is not a field of `train`. See `assay explain train`."),
+    "fit of a step": ("curate.agree.fit.lr=1", "{path}: curate[0].fit.lr is not a field of `train`. Did you mean `lora`? See `assay explain train`."),
     "no sources left": ("sources=[]", "{path}: sources: list should have at least 1 item after validation, not 0, found []"),
     "broken YAML": (
         "train.epochs=[1",
