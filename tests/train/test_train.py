@@ -110,12 +110,14 @@ def test_kill_at_random_moments_ends_with_the_same_weights(tiny_encoder: Path, m
     settings = config(tiny_encoder, max_steps=60, save_every=5, evaluate_every=15)
     pairs = tmp_path / "pairs.parquet"
     write_parquet(pairs, make_pairs(120))
-    whole = train(make_pairs(120), settings, tmp_path / "whole")
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", SCRIPT, str(pairs), settings.model_dump_json(), str(tmp_path / "killed")]
+    subprocess.run([*command[:-1], str(tmp_path / "whole")], check=True, env=threads)  # a process of its own, as the killed ones are
+    whole = tmp_path / "whole" / "checkpoint"
     rng = random.Random(time.time_ns())
     kills = 0
     for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=threads)
         metrics = tmp_path / "killed" / "work" / "metrics.jsonl"
         before = metrics.stat().st_size if metrics.is_file() else 0
         while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size > before):
@@ -126,7 +128,7 @@ def test_kill_at_random_moments_ends_with_the_same_weights(tiny_encoder: Path, m
             kills += 1
         process.wait()
     assert kills, "the run was never killed: it is too short for this test"
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    subprocess.run(command, check=True, env=threads)
     killed = tmp_path / "killed" / "checkpoint"
     assert sha256_file(killed / "model.safetensors") == sha256_file(whole / "model.safetensors")
     steps = [m["step"] for m in read_manifest(tmp_path / "killed")["metrics"]]
