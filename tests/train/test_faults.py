@@ -1,7 +1,6 @@
 """Faults that training once had: each was found by a test that failed."""
 
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_more_training import (
     Example,
     Make,
@@ -21,11 +20,9 @@ from test_more_training import (
     rated_answers,
     rating,
 )
-from transformers import AutoModelForSequenceClassification
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
-from assay.model.checkpoint import load
 from assay.pairs.schema import from_rows
 from assay.train.train import train
 
@@ -135,19 +132,3 @@ def test_6_a_step_of_one_pair_in_two_processes_with_a_term_of_the_step(loss: dic
 
 def test_7_fsdp_with_a_term_of_the_step_and_other_numbers_of_parts(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     assert in_two_processes(make_pairs(52), config(tiny_decoder, fsdp=True, loss={"sum_to_zero": 0.1}, batch_size=7, tokens_per_batch=64, max_steps=8, validation=0), tmp_path) == 0
-
-
-@peft_warns
-def test_8_the_adapter_holds_all_that_was_new(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    backbone = shutil.copytree(tiny_encoder, tmp_path / "without a pooler")
-    save_file({n: t for n, t in load_file(tiny_encoder / "model.safetensors").items() if "pooler" not in n}, backbone / "model.safetensors", metadata={"format": "pt"})
-    checkpoint = train(make_pairs(80), config(backbone, lora={}), tmp_path / "run")
-    reward_model, _ = load(checkpoint)
-    torch.manual_seed(1234)
-    plain = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(plain, checkpoint / "adapter").eval()
-    ids, _ = reward_model.encode([p + c for p, c in make_pairs(5).select("prompt", "chosen").iter_rows()])
-    with torch.inference_mode():
-        assert [float(adapted(input_ids=torch.tensor([one])).logits[0, 0]) for one in ids] == pytest.approx([float(reward_model.rewards([one])[0]) for one in ids], abs=1e-5)

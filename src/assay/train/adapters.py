@@ -21,8 +21,7 @@ def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | l
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError:
         raise MissingExtra("training with LoRA", "lora") from None
-    whole = [head_name(model), *(["pooler"] if getattr(model.base_model, "pooler", None) is not None else [])]  # a backbone may come without its pooler
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=whole, bias="none")
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=[head_name(model)], bias="none")
     adapted = get_peft_model(model, config)
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):

@@ -63,9 +63,9 @@ class RewardTrainer(Trainer):
         """Loss of the step, its gradient accumulated over the parts. Every example counts by its weight over the step's examples."""
         model.train()
         mine = parts(inputs[self.rank :: self.processes], self.config.tokens_per_batch, self.network.layout)
-        filler = parts(inputs[:1], 1, self.network.layout)[0]
-        idle = self._most(len(mine)) - len(mine)  # every process must make as many passes
-        pull = self._pull(model, mine, [filler] * idle)
+        missing = self._most(len(mine)) - len(mine)  # every process must make as many passes
+        idle = parts(inputs[:1], 1, self.network.layout) * missing if missing else []
+        pull = self._pull(model, mine, idle)
         total = torch.zeros((), device=self.args.device)
         losses: list[Tensor] = []
         for number, part in enumerate(mine):
@@ -77,9 +77,9 @@ class RewardTrainer(Trainer):
                 self.accelerator.backward((loss + pulled) * self.processes)  # the mean over processes is taken, a step's loss is a sum
             losses.append(each.detach())
             total += loss.detach()
-        for number in range(idle):
-            with self._synchronised(model, last=number == idle - 1):
-                self.accelerator.backward(0.0 * self._outputs(model, filler).sum())
+        for number, part in enumerate(idle):
+            with self._synchronised(model, last=number == len(idle) - 1):
+                self.accelerator.backward(0.0 * self._outputs(model, part).sum())
         self._check(total, losses, mine)
         return self._summed(total)
 
