@@ -132,7 +132,8 @@ def differing(a: pl.DataFrame, b: pl.DataFrame) -> int:
 
 def one_run(seed: int, pairs: Path, folder: Path) -> dict[str, Any]:
     """Train on one set of pairs and measure."""
-    from assay.evaluate.evaluate import Suite, evaluate
+    from assay.evaluate.evaluate import evaluate
+    from assay.evaluate.load import suite_of
     from assay.score.scorer import load_scorer
     from assay.train.train import train
 
@@ -143,9 +144,9 @@ def one_run(seed: int, pairs: Path, folder: Path) -> dict[str, Any]:
         return done
     rows = read_parquet(pairs)
     checkpoint = train(rows, CONFIG.model_copy(update={"seed": seed}), out)
-    suites = [Suite(n, read_parquet(folder / f"{n}.parquet"), "pairs") for n in ("held_out", "out_of_distribution")]
+    suites = [suite_of(n, read_parquet(folder / f"{n}.parquet")) for n in ("held_out", "out_of_distribution")]
     measured = evaluate(load_scorer(checkpoint), suites)["suites"]
-    accuracy = {name: {s: f["accuracy"] for s, f in suite["subsets"].items()} for name, suite in measured.items()}
+    accuracy = {name: {s: f["value"] for s, f in suite["subsets"].items()} for name, suite in measured.items()}
     length = {name: {s: f["length"] for s, f in suite["subsets"].items()} for name, suite in measured.items()}
     found = {"pairs": rows.height, "accuracy": accuracy, "length": length}
     for file in checkpoint.glob("*.safetensors"):

@@ -102,7 +102,8 @@ def opposed(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
 
 def noise(data: Path, folder: Path) -> dict[str, Any]:
     """A fifth of the labels of TruthfulQA pairs flipped: what goes, and what training on the rest is worth."""
-    from assay.evaluate.evaluate import Suite, evaluate
+    from assay.evaluate.evaluate import evaluate
+    from assay.evaluate.load import suite_of
     from assay.score.scorer import load_scorer
     from assay.train.fit import fitter
     from assay.train.train import train
@@ -118,16 +119,16 @@ def noise(data: Path, folder: Path) -> dict[str, Any]:
     kept, dropped = done.kept(), read_parquet(done.folder / "dropped.parquet")
     rate = {name: float(t["turned"].mean() or 0) for name, t in (("kept", kept), ("dropped", dropped), ("all", noisy))}
     said_noise = done.manifest["accounts"][0]["notes"]["noise"]
-    suite = Suite("held out", held.with_columns(subset=pl.lit("all")), "pairs")
+    suite = suite_of("held out", held.with_columns(subset=pl.lit("all")))
     figures: dict[str, list[float]] = {}
     intervals: dict[str, list[list[float]]] = {}
     for arm, table in (("noisy", noisy), ("cleaned", kept), ("clean labels", conform(fit))):
         for seed in (0, 1, 2):
             checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
             overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
-            figures.setdefault(arm, []).append(overall["accuracy"])
+            figures.setdefault(arm, []).append(overall["value"])
             intervals.setdefault(arm, []).append([overall["low"], overall["high"]])
-            print(f"{arm}, seed {seed}: {overall['accuracy']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
+            print(f"{arm}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
             length = overall["length"]
     return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "longer_answer": length}
 

@@ -71,8 +71,9 @@ def main() -> None:
             for pairs in (test, other):
                 each = [margins(c, pairs) for c in (checkpoints or runs)]
                 right = np.mean([m > 0 for m in each], axis=0) if checkpoints is None else (np.mean(each, axis=0) > 0).astype(float)
-                prompts = np.array([prompt_id(p) for (p,) in pairs.select("prompt").iter_rows()])
-                low, high = interval(resampled_means(right, prompts, name), len(set(prompts)))
+                prompts = [prompt_id(p) for (p,) in pairs.select("prompt").iter_rows()]
+                draws = resampled_means({name: (np.arange(len(right)), right)}, prompts, ["all"] * len(prompts), name)[name]
+                low, high = interval(float(right.mean()), draws, len(set(prompts)))
                 cells.append(f"{100 * right.mean():.1f} ({100 * low:.1f}-{100 * high:.1f})")
             print(f"| {name} | {' | '.join(cells)} |")
 

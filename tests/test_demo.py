@@ -19,7 +19,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.iterdir()
     results = {arm: read_json(run / "evaluate" / arm / "results.json")["suites"]["benchmark"]["overall"] for arm in ("curated", "everything")}
-    assert results["curated"]["low"] > max(results["curated"]["coin"][1], results["curated"]["length"])
+    assert results["curated"]["low"] > max(results["curated"]["random"][1], results["curated"]["length"])
     for defect in ("copy", "marker", "benchmark prompt", "flipped"):
         assert defect in done.stdout
     assert str(run / "report.html") in done.stdout

@@ -66,7 +66,7 @@ def test_the_loop_accounts_for_every_row_and_reports(recipe: Path, tmp_path: Pat
     assert str(run / "report.html") in shown
     assert len((run / "read" / "aside.jsonl").read_text().splitlines()) == 2
     results = {arm: read_json(run / "evaluate" / arm / "results.json") for arm in ("curated", "everything")}
-    assert results["curated"]["suites"]["bench"]["overall"]["accuracy"] > 0.9
+    assert results["curated"]["suites"]["bench"]["overall"]["value"] > 0.9
     page = (run / "report.html").read_text()
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "")

@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from assay.curate.steps import MODULES
 from assay.errors import AssayError, did_you_mean
+from assay.evaluate.load import Description
+from assay.evaluate.suites import PUBLISHED, RULES
 from assay.pairs.formats import FORMATS
 from assay.recipes.recipe import Evaluation, Recipe, Source, shipped
 from assay.train.config import LoraConfig, LossConfig, TrainConfig
@@ -21,7 +23,8 @@ LOSSES = typing.get_args(LossConfig.model_fields["kind"].annotation)
 
 
 def explain(topic: str) -> str:
-    """The documentation of ``topic``: a step, a section of a recipe, a shipped recipe, a loss, ``steps``, ``losses``, ``formats``, ``importing`` or ``recipes``.
+    """The documentation of ``topic``: a step, a section of a recipe, a shipped recipe, a loss, a suite's rule, ``steps``, ``losses``, ``formats``, ``importing``,
+    ``scorers``, ``suites`` or ``recipes``.
 
     Raises:
         AssayError: there is no such topic; the message names the nearest.
@@ -40,14 +43,24 @@ def explain(topic: str) -> str:
         return _loss(topic)
     if topic == "losses":
         return "\n".join(f"{name}: {first_sentence(_loss(name))}" for name in LOSSES)
+    if topic == "scorers":
+        return _unimported("score/scorer.py")[0]
+    if topic in RULES:
+        return inspect.cleandoc(RULES[topic].about)
+    if topic == "suites":
+        return "\n".join(f"{name}: {first_sentence(rule.about)}{_published(name)}" for name, rule in RULES.items()) + f"\n\nA suite of your own, as a YAML file:\n\n{fields(Description)}"
     if topic == "importing":
         return _unimported("model/importing.py")[0]
     if topic == "formats":
         return "\n".join(f"{f.name}: {f.about}" for f in FORMATS)
     if topic == "recipes":
         return "\n".join(f"{name}: {path}" for name, path in recipes.items())
-    known = [*MODULES, *SECTIONS, *LOSSES, *recipes, "steps", "losses", "formats", "importing", "recipes"]
+    known = [*MODULES, *SECTIONS, *LOSSES, *recipes, *RULES, "steps", "losses", "formats", "importing", "recipes", "scorers", "suites"]
     raise AssayError(f"nothing is called `{topic}`.{did_you_mean(topic, known)} Known: {', '.join(known)}")
+
+
+def _published(name: str) -> str:
+    return f" Published: {', '.join(dict.fromkeys(path for path, _ in PUBLISHED[name]))}." if name in PUBLISHED else ""
 
 
 def _loss(name: str) -> str:

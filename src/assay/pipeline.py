@@ -276,7 +276,9 @@ def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen
 
 
 def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_root: Path | None, screen: Screen) -> dict[str, dict[str, Any]]:
-    from assay.evaluate.evaluate import evaluate, load_suite
+    from assay.evaluate.evaluate import evaluate
+    from assay.evaluate.load import load_suite
+    from assay.evaluate.scoring import key_of
     from assay.score.scorer import load_scorer
 
     results: dict[str, dict[str, Any]] = {}
@@ -285,18 +287,18 @@ def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_ro
     suites = [load_suite(_rooted_suite(spec, base), data_root) for spec in recipe.evaluate.suites]
     for arm in arms:
         out = folder / "evaluate" / arm
-        print_ = fingerprint(read_json(folder / "train" / arm / "checkpoint" / MANIFEST)["fingerprint"], [[s.name, s.pairs["id"].to_list()] for s in suites])
+        print_ = fingerprint(read_json(folder / "train" / arm / "checkpoint" / MANIFEST)["fingerprint"], [[s.name, s.rule, [[i.gold, *(key_of(i.prompt + a) for a in i.answers)] for i in s.items]] for s in suites])
         if not is_done(out, print_):
             start_over(out, print_)
             with screen.bar(f"scoring with {arm}", None) as tick:
-                evaluate(load_scorer(folder / "train" / arm / "checkpoint", tick=tick), suites, out)
+                evaluate(load_scorer(folder / "train" / arm / "checkpoint"), suites, out, cache=False, tick=tick)
             write_json(out / MANIFEST, {"fingerprint": print_})
         results[arm] = read_json(out / "results.json")
     return results
 
 
 def _rooted_suite(spec: str, base: Path) -> str:
-    name, equals, path = spec.rpartition("=")
+    name, equals, path = spec.partition("=") if "=" in spec else ("", "", spec)
     return name + equals + resolve(path, base)
 
 

@@ -217,39 +217,110 @@ def show_plan(plan: dict[str, Any]) -> None:
 
 
 def show_results(results: dict[str, Any], output: Path | None) -> None:
-    """A table a suite: accuracy with its interval, and the baselines."""
+    """A table a suite: every figure with its interval, and the baselines; what a reader must know below it."""
     for name, suite in results["suites"].items():
-        table = _table(f"{name}: {results['scorer']}", "", "accuracy", "95% interval", "longer answer", "a coin", "pairs", "ties")
+        table = _table(f"{name}: {results['scorer']}", "", *FIGURE_HEADS)
         for label, figure in figures(suite):
-            table.add_row(label, *figure_cells(figure))
+            table.add_row(label, *figure_cells(figure, suite["share"]))
         stdout.print(table)
-        say(f"  {suite['truncated']:,} pairs were longer than the scorer reads, {suite['rows_aside']:,} rows could not be read")
-        if suite.get("missing_subsets"):
-            say(f"  not there, so left out of their sections: {', '.join(suite['missing_subsets'])}")
+        for line in doubts(suite):
+            say(f"  {line}")
+        for warning in suite["warnings"]:
+            say(f"  NOTE: {warning}")
         say()
     if output:
-        say(f"results: {output / 'results.json'}, every pair: {output / 'items.parquet'}")
+        say(f"results: {output / 'results.html'}, {output / 'results.json'}; every item: {output / 'items.parquet'}")
 
 
 def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The figures of a suite in the order they are shown: overall, sections, subsets."""
-    rows = [("overall", suite["overall"]), *suite.get("sections", {}).items()]
-    if len(suite["subsets"]) > 1 or "sections" in suite:
+    rows = [("overall", suite["overall"]), *suite["sections"].items()]
+    if len(suite["subsets"]) > 1:
         rows += [(f"  {name}", figure) for name, figure in suite["subsets"].items()]
     return rows
 
 
-def figure_cells(figure: dict[str, Any]) -> list[str]:
-    """One figure as table cells: accuracy, interval, length baseline, coin, pairs, ties."""
-    low, high = figure["coin"]
+def correlation(value: float) -> str:
+    """A correlation as text, with its sign."""
+    return f"{value:+.2f}"
+
+
+def apart(difference: float, share: bool) -> str:
+    """A difference as text: in percentage points, or of correlations."""
+    return f"{100 * difference:+.1f}" if share else correlation(difference)
+
+
+FIGURE_HEADS = ("value", "95% interval", "longer answer", "surface probe", "lots", "items", "ties")
+
+
+def figure_cells(figure: dict[str, Any], share: bool = True) -> list[str]:
+    """One figure as table cells: FIGURE_HEADS. A share is shown in percent, a correlation as a number."""
+    show = percent if share else correlation
+    low, high = figure["random"]
     return [
-        percent(figure["accuracy"]),
-        f"{percent(figure['low'])} - {percent(figure['high'])}",
-        percent(figure["length"]),
-        f"{percent(low, 0)} - {percent(high, 0)}",
-        f"{figure['pairs']:,}",
+        show(figure["value"]),
+        f"{show(figure['low'])} - {show(figure['high'])}" if share else f"{show(figure['low'])} to {show(figure['high'])}",
+        show(figure["length"]),
+        "-" if figure["probe"] is None else show(figure["probe"]),
+        f"{show(low)} - {show(high)}" if share else f"{show(low)} to {show(high)}",
+        f"{figure['items']:,}",
         f"{figure['ties']:,}",
     ]
+
+
+def doubts(suite: dict[str, Any]) -> list[str]:
+    """In sentences: what the scores lean on, and how well their margin is a probability."""
+    lines, lean, calibration = [], suite["lean"], suite["calibration"]
+    if lean and lean["length_controlled"]:
+        c = lean["length_controlled"]
+        line = f"length-controlled {percent(c['value'])} ({percent(c['low'])} - {percent(c['high'])})"
+        if lean["style_controlled"]:
+            s = lean["style_controlled"]
+            line += f", style-controlled {percent(s['value'])} ({percent(s['low'])} - {percent(s['high'])})"
+        lines.append(line)
+    found = [f"{name} {lean[name]['value']:+.2f}" for name in ("length", "markdown", "refusal") if lean and lean[name]]
+    if found:
+        lines.append(f"rank correlation of the score with {', '.join(found)}")
+    if calibration:
+        lines.append(f"sigmoid(margin / {calibration['temperature']:.3g}): calibration error {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}" + (" (temperature fitted here, on the other half)" if calibration["fitted_here"] else ""))
+    lines.append(f"{suite['truncated']:,} items with a text longer than the scorer reads, {suite['rows_aside']:,} rows could not be used")
+    return lines
+
+
+def show_comparison(found: dict[str, Any], output: Path | None) -> None:
+    """A table a suite and scorer: its figures beside the first scorer's, and the tests."""
+    first = found["names"][0]
+    for name, suite in found["suites"].items():
+        for other, against in suite["against_first"].items():
+            share = suite["figures"][first]["share"]
+            table = _table(f"{name}: {against['items']:,} items", "", first, other, "difference", "95% interval", "gained", "lost", "p", "p, corrected")
+            before, after = (dict(figures(suite["figures"][n])) for n in (first, other))
+            for label, figure in before.items():
+                test = against["tests"].get(label.strip())
+                if test and label in after:
+                    show = percent if share else correlation
+                    table.add_row(label, show(figure["value"]), show(after[label]["value"]), apart(test["difference"], share), f"{apart(test['low'], share)} to {apart(test['high'], share)}", str(test["gained"]), str(test["lost"]), f"{test['p']:.3f}", f"{test['holm']:.3f}")
+            stdout.print(table)
+    if found["left_out"]:
+        say(f"not in all results, so left out: {', '.join(found['left_out'])}")
+    if output:
+        say(f"comparison: {output / 'comparison.html'}, with the items that changed")
+
+
+def show_best_of_n(found: dict[str, Any], output: Path | None) -> None:
+    """The curves as a table, a row an n."""
+    names = [name for name in found["curves"] if name != "proxy"]
+    table = _table(f"{found['suite']}: {found['scorer']}, {found['prompts']:,} prompts", "n", "KL", *names)
+    for k, n in enumerate(found["n"]):
+        cells = [found["curves"][name][k] for name in names]
+        table.add_row(str(n), f"{found['kl'][k]:.2f}", *(f"{c['value']:.3f} ({c['low']:.3f} - {c['high']:.3f})" for c in cells))
+    stdout.print(table)
+    say(f"  the gold value is highest at n = {found['peak']}; " + (f"from n = {found['over_optimised']} on it is lower beyond doubt: the scorer is over-optimised" if found["over_optimised"] else "it falls nowhere beyond doubt"))
+    for key, words in (("left_out", "prompts with fewer answers are left out"), ("without_score", "answers have no score and are never chosen")):
+        if found[key]:
+            say(f"  {found[key]:,} {words}")
+    if output:
+        say(f"curves: {output / 'best_of_n.html'}")
 
 
 def show_run(run: "Run", report: Path) -> None:
@@ -258,9 +329,9 @@ def show_run(run: "Run", report: Path) -> None:
     say(f"{run.reading['rows_read']:,} rows read = {run.reading['rows_used']:,} used + {run.reading['rows_aside']:,} set aside")
     say(f"{curation['read']:,} pairs = {curation['kept']:,} kept + {curation['dropped']:,} dropped")
     for suite in next(iter(run.results.values()), {"suites": {}})["suites"]:
-        table = _table(suite, "trained on", "accuracy", "95% interval", "longer answer", "a coin", "pairs", "ties")
+        table = _table(suite, "trained on", *FIGURE_HEADS)
         for arm, results in run.results.items():
-            table.add_row(arm, *figure_cells(results["suites"][suite]["overall"]))
+            table.add_row(arm, *figure_cells(results["suites"][suite]["overall"], results["suites"][suite]["share"]))
         stdout.print(table)
     say(f"checkpoint: {run.folder / 'train' / 'curated' / 'checkpoint'}")
     say(f"report: {report}")

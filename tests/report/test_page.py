@@ -21,7 +21,7 @@ from assay.report.report import write_report
 from conftest import pair
 
 LONG = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
-FIGURE = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "pairs": 10, "prompts": 9, "ties": 1, "length": 0.5, "coin": [0.4, 0.6]}
+FIGURE = {"value": 0.7, "low": 0.6, "high": 0.8, "items": 10, "prompts": 9, "ties": 1, "length": 0.5, "probe": 0.55, "random": [0.4, 0.6]}
 
 
 def chromium() -> str:
@@ -43,7 +43,7 @@ def report(tmp_path: Path) -> Path:
     reading = {"rows_read": 7, "rows_used": 6, "pairs": 6, "rows_aside": 1, "reasons": {"identical answers": 1}, "formats": {f"/data/{LONG}.jsonl": "explicit prompt"}}
     metrics: list[dict[str, Any]] = [{"step": s, "loss": 1 / s} for s in range(1, 20)] + [{"step": 10, "eval_accuracy": 0.6}, {"step": 19, "eval_accuracy": 0.7}]
     training = {"pairs": 5, "steps": 19, "precision": "bf16", "truncated_pairs": 0, "accuracy": 0.7, "held_out": 3, "metrics": metrics, "config": {"batch_size": 4, "model": "minilm"}}
-    suite = {"rule": "rewardbench", "overall": FIGURE, "sections": {"Chat": FIGURE, "Chat Hard": FIGURE}, "subsets": {"alpacaeval-easy": FIGURE, LONG[:60]: FIGURE}, "ties": 1, "truncated": 2, "missing_subsets": ["donotanswer"]}
+    suite = {"rule": "rewardbench", "overall": FIGURE, "sections": {"Chat": FIGURE, "Chat Hard": FIGURE}, "subsets": {"alpacaeval-easy": FIGURE, LONG[:60]: FIGURE}, "share": True, "ties": 1, "truncated": 2, "warnings": ["not there, so left out of their sections: donotanswer"]}
     results = {"suites": {"rewardbench": suite}}
     run = Run(folder, reading, curated.manifest, {"curated": training, "everything": training}, {"curated": results, "everything": results})
     return write_report(run, Recipe(name="page", about="A page.", sources=[Source(path="x")], open=["one thing"]), [Found("copy", 1, 1, 1, 1)])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from assay.train.calibration import COLDEST, HOTTEST, merge_weights, temperature
+from assay.evaluate.calibration import COLDEST, HOTTEST, temperature
+from assay.train.calibration import merge_weights
 
 Floats = NDArray[np.float64]
 

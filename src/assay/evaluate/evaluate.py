@@ -1,7 +1,11 @@
-"""The verb ``evaluate``: one scoring pass over all suites, then each suite's own arithmetic, with intervals and baselines."""
+"""The verb ``evaluate``: one scoring pass over all suites, then each suite's own arithmetic, with the doubts beside the numbers.
 
+Beside every figure stand its 95% interval (bootstrap over prompts), what the longer answer and a surface probe would get by the same rule, and where 95% of scorers that draw lots would
+lie; beside every suite what the scores lean on, how well the margin is a probability, and what a reader must be warned of.
+"""
+
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,160 +14,167 @@ import polars as pl
 
 from assay import __version__
 from assay.errors import AssayError
-from assay.evaluate.intervals import DRAWS, LEVEL, Floats, coin, interval, resampled_means
-from assay.evaluate.suites import rewardbench
+from assay.evaluate import baselines
+from assay.evaluate.bias import lean
+from assay.evaluate.calibration import calibrate
+from assay.evaluate.contamination import contamination
+from assay.evaluate.intervals import DRAWS, LEVEL, Floats, interval, resampled_means
+from assay.evaluate.scoring import Scored, default_cache, score_suites
+from assay.evaluate.suite import Suite, Weights
+from assay.evaluate.suites import RULES
+from assay.evaluate.suites.ratings import attributes
 from assay.files import MANIFEST, fingerprint, write_json, write_parquet
-from assay.pairs.read import read
-from assay.pairs.schema import answer_text, prompt_id
-from assay.score.scorer import Scorer
+from assay.pairs.schema import MESSAGES
+from assay.score.scorer import Scorer, Tick
 
-REWARDBENCH_HUB = "allenai/reward-bench"
-
-
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """Pairs to be measured on, and by which rule."""
-
-    name: str
-    pairs: pl.DataFrame
-    rule: str
-    """``rewardbench`` (sections with constant weights) or ``pairs`` (every pair counts the same)."""
-    aside: int = 0
-    """Rows that could not be read."""
+NAMED = 20
+"""Items that are named in the results where texts were cut or got no score; all are marked in items.parquet."""
 
 
-def load_suite(spec: str, data_root: Path | None = None) -> Suite:
-    """The suite that ``spec`` names: ``rewardbench`` (from the hub), ``rewardbench=PATH`` (a local copy or look-alike), or a file, folder or hub id of
-    pairs. ``NAME=PATH`` gives any of them a name.
-
-    Raises:
-        AssayError: it cannot be read.
-    """
-    name, _, path = spec.rpartition("=")
-    if spec == "rewardbench":
-        name, path = "rewardbench", REWARDBENCH_HUB
-    rule = "rewardbench" if name.startswith("rewardbench") else "pairs"
-    reading = read(path, split="filtered" if rule == "rewardbench" else "test", data_root=data_root)
-    pairs = reading.pairs.with_columns(subset=pl.coalesce("subset", "source").fill_null("all"))
-    return Suite(name or Path(path).name.split(".")[0], pairs, rule, len(reading.aside))
-
-
-def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None) -> dict[str, Any]:
+def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None, *, cache: bool = True, tick: Tick | None = None) -> dict[str, Any]:
     """Score the suites with ``scorer`` and measure; write ``results.json`` and ``items.parquet`` to ``folder`` if given.
 
-    A pair is right only if its chosen answer scores strictly higher; equal scores are wrong, and counted. Beside every accuracy stand: its 95% bootstrap interval
-    over prompts, the accuracy of the longer answer (equal lengths count half), where a coin would lie, and the accuracy where the chosen answer
-    is the longer and where it is the shorter one.
+    Args:
+        scorer: anything that scores.
+        suites: see ``load_suite``.
+        folder: where the results go.
+        cache: keep the scores of a checkpoint in the cache folder, and take those that are there.
+        tick: called with (conversations scored, conversations in all).
+
+    Raises:
+        AssayError: two suites have the same name, or one has nothing to measure.
     """
     names = [suite.name for suite in suites]
     if len(set(names)) != len(names):
         raise AssayError(f"two suites have the same name ({', '.join(names)}); give them names with NAME=PATH")
-    items = _score(scorer, suites)
-    results = {
-        "scorer": scorer.spec,
-        "assay": __version__,
-        "intervals": f"{LEVEL:.0%} percentile bootstrap over prompts, {DRAWS} draws",
-        "suites": {suite.name: _measure(suite, items.filter(pl.col("suite") == suite.name)) for suite in suites},
-    }
+    scored = score_suites(scorer, suites, default_cache() if cache else None, tick)
+    measured = {suite.name: measure(suite, scores, scorer) for suite, scores in zip(suites, scored, strict=True)}
+    results = {"scorer": scorer.spec, "assay": __version__, "intervals": f"{LEVEL:.0%} interval (bootstrap over prompts, {DRAWS:,} draws)", "suites": measured}
     if folder:
-        write_parquet(folder / "items.parquet", items)
+        write_parquet(folder / "items.parquet", pl.concat([item_table(suite, scores) for suite, scores in zip(suites, scored, strict=True)], how="diagonal_relaxed"))
         write_json(folder / "results.json", results)
         write_json(folder / MANIFEST, {"fingerprint": fingerprint(results)})
     return results
 
 
-def _score(scorer: Scorer, suites: Sequence[Suite]) -> pl.DataFrame:
-    """One row a pair, all suites in one scoring pass."""
-    rows = [(s.name, *row) for s in suites for row in s.pairs.select("id", "subset", "prompt", "chosen", "rejected").iter_rows()]
-    conversations = [prompt + chosen for *_, prompt, chosen, _ in rows] + [prompt + rejected for *_, prompt, _, rejected in rows]
-    scores = scorer.score(conversations)
-    n = len(rows)
-    chosen, rejected = scores.values[:n, 0], scores.values[n:, 0]
-    return pl.DataFrame(
-        {
-            "suite": [r[0] for r in rows],
-            "subset": [r[2] for r in rows],
-            "id": [r[1] for r in rows],
-            "prompt_id": [prompt_id(r[3]) for r in rows],
-            "chosen_score": chosen,
-            "rejected_score": rejected,
-            "right": rewardbench.right(chosen, rejected),
-            "tie": chosen == rejected,
-            "truncated": scores.truncated[:n] | scores.truncated[n:],
-            "chosen_chars": [len(answer_text(r[4])) for r in rows],
-            "rejected_chars": [len(answer_text(r[5])) for r in rows],
-        }
-    )
+def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
+    """All that is said of a scorer on a suite: the figures by its rule and the doubts."""
+    rule = RULES[suite.rule].measure
+    tree, rewards = rule(suite, scored.rewards), scored.rewards
+    if not any(len(tree.parts[part].rows) for part in tree.overall):
+        raise AssayError(f"{suite.name}: nothing to measure by the rule `{suite.rule}`, no item has a right and a wrong answer; see `assay explain {suite.rule}`")
+    clusters = [item.cluster for item in suite.items]
+    groups = {name: (part.rows, part.values) for name, part in tree.parts.items() if len(part.rows)}
+    draws = resampled_means(groups, clusters, [item.subset for item in suite.items], suite.name)
+    beside = {"length": baselines.by_length(suite, rule), "probe": baselines.by_surface(suite, rule), "random": baselines.by_lot(suite, rule)}
+    ties = tied(suite, rewards)
 
+    def figure(name: str, weights: Weights) -> dict[str, Any]:
+        value = tree.value(weights)
+        rows = np.unique(np.concatenate([tree.parts[part].rows for part in weights]))
+        together = sum((weight * draws[part] for part, weight in weights.items() if part in draws), np.zeros(DRAWS))
+        prompts = len({clusters[i] for i in rows})
+        made_of = [(weight, tree.parts[part].mean, len({clusters[i] for i in tree.parts[part].rows})) for part, weight in weights.items() if len(tree.parts[part].rows)]
+        low, high = interval(value, together, prompts, tree.share, made_of) if value == value else (value, value)
+        others = {key: None if values is None else values[name] for key, values in beside.items()}
+        return {"value": value, "low": low, "high": high, "items": len(rows), "prompts": prompts, "ties": int(ties[rows].sum()), **others}
 
-def _measure(suite: Suite, items: pl.DataFrame) -> dict[str, Any]:
-    draws = {}
-    subsets = {}
-    for (name,), part in items.sort("subset", maintain_order=True).group_by("subset", maintain_order=True):
-        draws[str(name)] = _draws(part, f"{suite.name}/{name}")
-        subsets[str(name)] = _figure(part, float(np.mean(part["right"].to_numpy())), draws[str(name)], _length_right(part))
-    result: dict[str, Any] = {
+    result = {
         "rule": suite.rule,
-        "pairs": items.height,
-        "rows_aside": suite.aside,
-        "ties": int(items["tie"].sum()),
-        "truncated": int(items["truncated"].sum()),
-        "subsets": subsets,
+        "share": tree.share,
+        "items": len(suite.items),
+        "answers": int(suite.there.sum()),
+        "rows_aside": len(suite.aside),
+        "reasons_aside": _counted([row["reason"] for row in suite.aside]),
+        "ties": int(ties.sum()),
+        "truncated": int(scored.truncated.any(axis=1).sum()),
+        "truncated_items": [suite.items[i].id for i in np.flatnonzero(scored.truncated.any(axis=1))[:NAMED]],
+        "without_score": len(scored.reasons),
+        "reasons": _counted(list(scored.reasons.values())),
+        "overall": figure("overall", tree.overall),
+        "sections": {name: figure(name, weights) for name, weights in tree.sections.items()},
+        "subsets": {name: figure(name, {name: 1.0}) for name in tree.parts},
+        "reversed": rule(suite, -rewards).values()["overall"],
+        "lean": lean(suite, rewards),
+        "calibration": calibrate(suite, rewards, temperature_of(scorer)),
     }
-    if suite.rule == "rewardbench":
-        return {**result, **_rewardbench(items, subsets, draws)}
-    overall = _draws(items, suite.name)
-    return {**result, "overall": _figure(items, float(np.mean(items["right"].to_numpy())), overall, _length_right(items))}
-
-
-def _rewardbench(items: pl.DataFrame, subsets: dict[str, Any], draws: dict[str, Floats]) -> dict[str, Any]:
-    accuracy = {name: figure["accuracy"] for name, figure in subsets.items()}
-    length = {name: figure["length"] for name, figure in subsets.items()}
-    scored, by_length = rewardbench.sections(accuracy), rewardbench.sections(length)
-    present = {s: [n for n in names if n in subsets] for s, names in rewardbench.SECTIONS.items()}
-    section_draws = {s: _weighted([draws[n] for n in names], [rewardbench.WEIGHTS[n] for n in names]) for s, names in present.items() if names}
-    if not section_draws:
-        raise AssayError(f"rewardbench: none of the subsets {', '.join(sorted(subsets))} is a RewardBench subset; give the file as a plain suite instead")
-    sections = {
-        s: _figure(items.filter(pl.col("subset").is_in(present[s])), scored[s], section_draws[s], by_length[s]) for s in section_draws
-    }
-    mean = float(np.mean([sections[s]["accuracy"] for s in sections]))
-    mean_draws = _weighted(list(section_draws.values()), [1] * len(section_draws))
-    counted = items.filter(pl.col("subset").is_in([n for names in present.values() for n in names]))
-    missing = [n for names in rewardbench.SECTIONS.values() for n in names if n not in subsets]
-    overall = _figure(counted, mean, mean_draws, float(np.mean([by_length[s] for s in sections])))
-    return {"sections": sections, "overall": overall, "missing_subsets": missing}
-
-
-def _weighted(draws: list[Floats], weights: list[int]) -> Floats:
-    result: Floats = np.average(np.stack(draws), axis=0, weights=weights)
+    if suite.rule == "ratings":
+        result["by_own_output"] = _by_own_output(suite, scored, scorer)
+    result["warnings"] = [*suite.warnings, *_warnings(suite, scored, result), *contamination(scorer, suite)]
     return result
 
 
-def _draws(part: pl.DataFrame, name: str) -> Floats:
-    return resampled_means(part["right"].to_numpy(), part["prompt_id"].to_numpy().astype(str), name)
+def temperature_of(scorer: Scorer) -> float | None:
+    """The temperature of a scorer's contract, if it has one."""
+    contract = getattr(scorer, "contract", None)
+    return getattr(contract, "temperature", None)
 
 
-def _figure(part: pl.DataFrame, accuracy: float, draws: Floats, length: float) -> dict[str, Any]:
-    prompts = part["prompt_id"].n_unique()
-    low, high = interval(draws, prompts)
-    coin_low, coin_high = coin(part.height)
-    longer, shorter = (part.filter(part["chosen_chars"] > part["rejected_chars"]), part.filter(part["chosen_chars"] < part["rejected_chars"]))
-    return {
-        "accuracy": accuracy,
-        "low": low,
-        "high": high,
-        "pairs": part.height,
-        "prompts": prompts,
-        "ties": int(part["tie"].sum()),
-        "length": length,
-        "coin": [coin_low, coin_high],
-        "chosen_longer": {"pairs": longer.height, "accuracy": float(longer["right"].to_numpy().mean()) if longer.height else None},
-        "chosen_shorter": {"pairs": shorter.height, "accuracy": float(shorter["right"].to_numpy().mean()) if shorter.height else None},
+def tied(suite: Suite, rewards: Floats) -> Any:
+    """[items]: whether a better and a worse answer of the item have the same score."""
+    item, better, worse = suite.comparisons()
+    found = np.zeros(len(suite.items), dtype=bool)
+    found[item[rewards[item, better] == rewards[item, worse]]] = True
+    return found
+
+
+def _counted(reasons: list[str]) -> dict[str, int]:
+    table = pl.Series("reason", reasons, dtype=pl.String).value_counts(sort=True)
+    return dict(table.head(NAMED).iter_rows())
+
+
+def _by_own_output(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, float]:
+    """The rank correlation of each attribute with the scorer's output of the same name."""
+    found = {}
+    for name in attributes(suite):
+        if name in scorer.attributes and len(scorer.attributes) > 1:
+            found[name] = RULES[suite.rule].measure(suite, scored.outputs[:, :, scorer.attributes.index(name)]).values()[name]
+    return found
+
+
+def _warnings(suite: Suite, scored: Scored, result: dict[str, Any]) -> list[str]:
+    rewards = scored.rewards[suite.there]
+    finite = rewards[np.isfinite(rewards)]
+    said = []
+    if len(finite) > 1 and finite.min() == finite.max():
+        said.append(f"every answer got the same score, {finite[0]:g}: the scorer says nothing about these items, and under a strict rule none is right")
+    elif result["ties"] > 0.05 * result["items"]:
+        said.append(f"in {result['ties']:,} of {result['items']:,} items a better and a worse answer got the same score")
+    if scored.reasons:
+        first, count = next(iter(result["reasons"].items()))
+        said.append(f"{len(scored.reasons):,} answers got no score and count as wrong ({count:,}: {first})")
+    if result["truncated"]:
+        said.append(f"in {result['truncated']:,} of {result['items']:,} items a text was longer than the scorer reads")
+    if result["overall"]["high"] < sum(result["overall"]["random"]) / 2 < result["reversed"]:
+        said.append(f"the scorer ranks the wrong way round: with its sign changed it would get {result['reversed']:.3f}, as it is {result['overall']['value']:.3f}")
+    return said
+
+
+def item_table(suite: Suite, scored: Scored) -> pl.DataFrame:
+    """One row an item: what it is, every answer with its score, whether the right answer won, and by how much."""
+    item, better, worse = suite.comparisons()
+    rewards = scored.rewards
+    margin = np.full(len(suite.items), np.inf)
+    with np.errstate(invalid="ignore"):
+        difference = rewards[item, better] - rewards[item, worse]
+    np.minimum.at(margin, item, np.where(np.isnan(difference), -np.inf, difference))
+    margin[np.isinf(margin)] = np.nan
+    sizes = [len(one.answers) for one in suite.items]
+    rows = {
+        "suite": [suite.name] * len(suite.items),
+        "rule": [suite.rule] * len(suite.items),
+        "subset": [one.subset for one in suite.items],
+        "id": [one.id for one in suite.items],
+        "cluster": [one.cluster for one in suite.items],
+        "prompt": [one.prompt for one in suite.items],
+        "answers": [one.answers for one in suite.items],
+        "gold": [list(one.gold) for one in suite.items],
+        "scores": [rewards[i, :n].tolist() for i, n in enumerate(sizes)],
+        "truncated": [scored.truncated[i, :n].tolist() for i, n in enumerate(sizes)],
+        "reason": ["; ".join(dict.fromkeys(r for j in range(n) if (r := scored.reasons.get((i, j))))) or None for i, n in enumerate(sizes)],
+        "margin": margin,
+        "tie": tied(suite, rewards),
+        "about": [json.dumps(one.about, ensure_ascii=False, default=str) for one in suite.items],
     }
-
-
-def _length_right(part: pl.DataFrame) -> float:
-    """Accuracy of the longer answer, equal lengths half."""
-    difference = (part["chosen_chars"] - part["rejected_chars"]).to_numpy()
-    return float(np.mean((np.sign(difference) + 1) / 2))
+    schema: dict[str, Any] = dict.fromkeys(rows, pl.String) | {"prompt": MESSAGES, "answers": pl.List(MESSAGES), "gold": pl.List(pl.Float64), "scores": pl.List(pl.Float64), "truncated": pl.List(pl.Boolean), "margin": pl.Float64, "tie": pl.Boolean}
+    return pl.DataFrame(rows, schema=schema)

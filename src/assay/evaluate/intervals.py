@@ -1,54 +1,98 @@
 """How sure a figure is: bootstrap intervals that resample prompts, since the pairs of one prompt are not independent."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 DRAWS = 2_000
 LEVEL = 0.95
+Z = 1.959964
+UNSEEN = 0.2
+"""What part of a cluster more of either kind the variance of a share allows for; chosen by simulation, see tests/evaluate/test_intervals.py."""
 
 
-def resampled_means(values: Floats, prompts: NDArray[np.str_], name: str, draws: int = DRAWS) -> Floats:
-    """Means of ``values`` over ``draws`` resamples of the prompts, shape [draws]. The draw is a function of ``name`` alone."""
-    _, cluster = np.unique(prompts, return_inverse=True)
-    sums, counts = np.bincount(cluster, weights=values), np.bincount(cluster).astype(float)
+def resampled_means(groups: Mapping[str, tuple[Ints, Floats]], clusters: Sequence[str], strata: Sequence[str], name: str, draws: int = DRAWS, weights: Mapping[str, Floats] | None = None) -> dict[str, Floats]:
+    """Means over ``draws`` resamples of the clusters, for every group the same resamples.
+
+    Args:
+        groups: by name the items a mean is over, and their values.
+        clusters: [items] items of the same cluster are drawn together.
+        strata: [items] as many clusters are drawn from each stratum as it has; a cluster belongs to the stratum of its first item.
+        name: the draw is a function of this alone.
+        draws: how many.
+        weights: what the values of a group weigh in its mean, for groups whose values don't all weigh the same.
+
+    Returns:
+        For each group its means, shape [draws]; NaN in a draw that has none of its items.
+    """
+    numbers: dict[str, int] = {}
+    cluster = np.array([numbers.setdefault(c, len(numbers)) for c in clusters], dtype=np.int64)
+    _, first = np.unique(cluster, return_index=True)
+    _, stratum = np.unique(np.asarray(strata, dtype=object)[first].astype(str), return_inverse=True)
+    weigh = {group: (weights or {}).get(group, np.ones(len(rows))) for group, (rows, _) in groups.items()}
+    sums = np.stack([np.bincount(cluster[rows], weights=weigh[group] * values, minlength=len(numbers)) for group, (rows, values) in groups.items()], axis=1)
+    counts = np.stack([np.bincount(cluster[rows], weights=weigh[group], minlength=len(numbers)) for group, (rows, _) in groups.items()], axis=1)
     rng = np.random.default_rng(zlib.crc32(name.encode("utf-8")))
     means = []
     for start in range(0, draws, 200):
-        weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=min(200, draws - start))
-        means.append((weights @ sums) / (weights @ counts))
-    return np.concatenate(means)
+        drawn = np.zeros((min(200, draws - start), len(numbers)))
+        for s in range(stratum.max() + 1):
+            mine = np.flatnonzero(stratum == s)
+            drawn[:, mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=len(drawn))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((drawn @ sums) / (drawn @ counts))
+    table = np.concatenate(means)
+    return {group: table[:, i] for i, group in enumerate(groups)}
 
 
-def interval(means: Floats, prompts: int) -> tuple[float, float]:
-    """The 95% percentile interval of resampled means.
+def interval(value: float, means: Floats, clusters: int, share: bool = True, parts: Sequence[tuple[float, float, int]] = ()) -> tuple[float, float]:
+    """The 95% interval of a figure from its resampled means.
 
-    Where every resample is 0 or every one is 1 the bootstrap can't tell how sure that is; then the exact one-sided bound
-    for that many prompts takes its place (Clopper and Pearson, 1934).
+    A share (in [0, 1]) gets the score interval of Wilson (1927) for as many independent trials as would have the bootstrap's variance, with the quantile of Student's t for
+    ``clusters``: unlike the percentile interval it keeps its coverage near 0 and 1. With few clusters of which hardly any fails the bootstrap sees too little; so the
+    variance is taken as if every part had UNSEEN of a cluster more that is all right and as much that is all wrong. A correlation gets its interval on Fisher's scale.
+
+    Args:
+        value: the figure.
+        means: its resampled means.
+        clusters: how many clusters it is made of.
+        share: whether it is a share; otherwise a correlation.
+        parts: if it is a weighted sum of shares, of each the weight, the value and its clusters.
     """
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    if low == high == 1.0:
-        low = tail ** (1 / prompts)
-    if low == high == 0.0:
-        high = 1 - tail ** (1 / prompts)
-    return float(low), float(high)
+    variance = float(np.nanvar(means)) * clusters / max(1, clusters - 1)
+    t = _student(clusters - 1)
+    if not share:
+        spread = t * variance**0.5 / max(1e-9, 1 - value * value)
+        return float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) - spread)), float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) + spread))
+    value = float(np.round(value, 9))
+    if not 0 <= value <= 1:
+        return value - t * variance**0.5, value + t * variance**0.5
+    if value in (0.0, 1.0):
+        bound = ((1 - LEVEL) / 2) ** (1 / max(1, clusters))  # Clopper and Pearson, 1934
+        return (bound, 1.0) if value else (0.0, 1 - bound)
+    if variance < 1e-15:  # every cluster has the same mean; there is nothing to tell how much it varies
+        return wilson(value * clusters, clusters, t)
+    variance += sum(weight**2 * UNSEEN * (v**2 + (1 - v) ** 2) / max(1, n) ** 2 for weight, v, n in parts or ((1.0, value, clusters),))
+    trials = value * (1 - value) / variance
+    return wilson(value * trials, trials, t)
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
+def _student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t, by the expansion of Cornish and Fisher."""
+    z, n = Z, max(freedom, 3)
+    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+
+
+def wilson(hits: float, n: float, z: float = Z) -> tuple[float, float]:
     """The 95% score interval of a share, ``hits`` of ``n`` (Wilson, 1927); (0, 1) of nothing."""
     if n == 0:
         return 0.0, 1.0
-    z, p = 1.959964, hits / n
+    p = hits / n
     middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
-
-
-def coin(n: int) -> tuple[float, float]:
-    """Where 95% of the accuracies of coin flips on ``n`` pairs lie."""
-    half = min(0.5, 1.96 * 0.5 / max(n, 1) ** 0.5)
-    return 0.5 - half, 0.5 + half

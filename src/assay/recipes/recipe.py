@@ -58,7 +58,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     suites: list[str] = []
-    """`rewardbench` (from the hub), `rewardbench=PATH` (a local copy), or files of pairs, `NAME=PATH` to name them."""
+    """Published suites by name, `RULE=PATH` for local copies, files of pairs, or descriptions; see `assay explain suites`."""
 
 
 class Recipe(BaseModel):

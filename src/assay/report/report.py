@@ -70,7 +70,7 @@ def _headline(run: "Run") -> list[tuple[str, str]]:
     cards = [("rows read", f"{run.reading['rows_read']:,}"), ("pairs kept", f"{curation['kept']:,}"), ("kept of all", percent(curation["kept"] / max(1, curation["read"]), 0))]
     for arm, results in run.results.items():
         first = next(iter(results["suites"].values()))
-        cards.append((f"accuracy, trained on {arm}", percent(first["overall"]["accuracy"])))
+        cards.append((f"accuracy, trained on {arm}", percent(first["overall"]["value"])))
     return cards
 
 
@@ -125,5 +125,5 @@ def _suites(run: "Run") -> list[dict[str, Any]]:
     for name, suite in next(iter(run.results.values()), {"suites": {}})["suites"].items():
         by_arm = {arm: dict(figures(run.results[arm]["suites"][name])) for arm in arms}
         rows = [{"label": label.strip(), "indent": label.startswith(" "), "arms": [(arm, by_arm[arm][label]) for arm in arms]} for label, _ in figures(suite)]
-        shown.append({"name": name, "rows": rows, "rule": suite["rule"], "truncated": suite["truncated"], "ties": suite["ties"], "missing": suite.get("missing_subsets", [])})
+        shown.append({"name": name, "rows": rows, "rule": suite["rule"], "truncated": suite["truncated"], "ties": suite["ties"], "warnings": suite["warnings"]})
     return shown

@@ -1,5 +1,6 @@
 """The scorer that most scorers are: a trained checkpoint."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,20 @@ import numpy as np
 import torch
 
 from assay.errors import AssayError
-from assay.files import first_line
+from assay.files import fingerprint, first_line
 from assay.model import checkpoint
+from assay.model.layout import size
+from assay.model.network import layout_for
+from assay.model.onnx import OnnxModel
 from assay.model.reward_model import RewardModel, best_device, in_precision, precision_of
 from assay.pairs.schema import Message
 from assay.pairs.sources import is_hub_id
 from assay.remote import fetch, url
 from assay.score.batching import by_length
 from assay.score.scorer import Scores, Tick
+
+MOST_TOGETHER = 8
+"""Answers that share one copy of their prompt; with more, what the mask costs outweighs what is saved."""
 
 
 class CheckpointScorer:
@@ -25,11 +32,17 @@ class CheckpointScorer:
 
     def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> None:
         self.spec = spec
-        self.reward_model, self.contract = checkpoint.load(_folder(spec))
+        self.folder = _folder(spec)
+        self.reward_model, self.contract = checkpoint.load(self.folder)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
         self.precision = precision_of(precision, self.reward_model.device)
         self.tokens_per_batch, self.tick = tokens_per_batch, tick
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that moves a score: the contract, which names weights, tokenizer and template by their hashes, and the precision."""
+        return fingerprint(self.contract.model_dump(exclude={"made_with"}), self.precision)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Rewards, shape [n, 1]; of a model with several attributes [n, 1 + k], the reward first. The same text is scored once; order, company and batch size don't change a score beyond rounding."""
@@ -44,27 +57,43 @@ def names_of(reward_model: RewardModel) -> tuple[str, ...]:
 def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Message]], precision: str, tokens_per_batch: int, tick: Tick | None = None, network: Any = None) -> Scores:
     """Score conversations with a model in memory; what training, the scorer and the evaluation all call.
 
-    ``network``: the model's ``Network`` where something has been done to it, such as sharing it out among processes.
+    A decoder computes a prompt once for all its answers. ``network``: the model's ``Network`` where something has been done to it, such as sharing it out among processes.
     """
     ids, truncated = reward_model.encode([[dict(m) for m in c] for c in conversations])
     first: dict[tuple[int, ...], int] = {}
     place = [first.setdefault(tuple(one), len(first)) for one in ids]
     distinct = [list(one) for one in first]
     values = np.zeros((len(distinct), len(names_of(reward_model))), dtype=np.float32)
-    network = network or reward_model.network()
-    done = 0
     was_training = reward_model.model.training
     reward_model.model.eval()
+    layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else layout_for(reward_model.model, None, reward_model.tokenizer.pad_token_id)
+    network = network or reward_model.network(layout)
+    groups = _by_prompt(conversations, place) if layout == "shared" else [[i] for i in range(len(distinct))]
+    lengths = [size([distinct[i] for i in group], layout) for group in groups]
+    done = 0
     with torch.inference_mode(), in_precision(precision, reward_model.device):
-        for batch in by_length([len(one) for one in distinct], tokens_per_batch):
-            outputs = network(network.prepare([[distinct[i]] for i in batch]))
+        for batch in by_length(lengths, tokens_per_batch):
+            members = [i for g in batch for i in groups[g]]
+            outputs = network(network.prepare([[distinct[i] for i in groups[g]] for g in batch]))
             rewards = reward_model.merged(outputs)[:, None]
-            values[batch] = (torch.cat([rewards, outputs], dim=1) if values.shape[1] > 1 else rewards).cpu().numpy()
-            done += len(batch)
+            values[members] = (torch.cat([rewards, outputs], dim=1) if values.shape[1] > 1 else rewards).cpu().numpy()
+            done += len(members)
             if tick:
                 tick(done, len(distinct))
     reward_model.model.train(was_training)
     return Scores(values[place].reshape(len(ids), -1), np.array(truncated, dtype=bool))
+
+
+def _by_prompt(conversations: Sequence[Sequence[Message]], place: Sequence[int]) -> list[list[int]]:
+    """Distinct texts in groups of the same prompt (all messages but the last), at most MOST_TOGETHER in each."""
+    of: dict[str, dict[int, None]] = {}
+    seen: set[int] = set()
+    for conversation, i in zip(conversations, place, strict=True):
+        if i not in seen:
+            seen.add(i)
+            of.setdefault(json.dumps([[m["role"], m["content"]] for m in conversation[:-1]]), {})[i] = None
+    found = [list(members) for members in of.values()]
+    return [members[at : at + MOST_TOGETHER] for members in found for at in range(0, len(members), MOST_TOGETHER)]
 
 
 def _folder(spec: str) -> Path:
@@ -76,6 +105,6 @@ def _folder(spec: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", "*.onnx"]))
+        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", "*.onnx", "*.parquet"]))
     except Exception as error:
         raise AssayError(f"{spec}: no such folder, and the hub did not give it ({first_line(error)})") from None

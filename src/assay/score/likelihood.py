@@ -1,5 +1,6 @@
 """How likely answers are under a causal language model, with and without their prompt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from assay.errors import AssayError
 from assay.files import first_line, read_parquet, write_parquet
 from assay.model.backbones import locate
 from assay.model.reward_model import best_device, in_precision, precision_of
-from assay.pairs.schema import answer_text
+from assay.pairs.schema import Message, answer_text
 from assay.score.batching import by_length
 from assay.screen import Quiet, Screen
 
@@ -60,6 +61,7 @@ class CausalModel:
             raise AssayError(f"{model}: cannot be loaded as a causal language model ({first_line(error)})") from None
         if not getattr(self.model.config, "is_decoder", True) or self.model.config.model_type == "bert":
             raise AssayError(f"{model}: is an encoder; `perplexity` needs a causal language model such as smollm2")
+        self.context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
         self.start = next((i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
     def losses(self, pairs: pl.DataFrame, max_tokens: int) -> pl.DataFrame:
@@ -77,6 +79,18 @@ class CausalModel:
                 lengths.append(len(answer))
         values = self._mean_losses(sequences, lengths)
         return pl.DataFrame({side: values[i * pairs.height : (i + 1) * pairs.height] for i, side in enumerate(SIDES)}, schema=dict.fromkeys(SIDES, pl.Float64))
+
+    def answers(self, conversations: Sequence[Sequence[Message]], max_tokens: int) -> tuple[list[float], list[int], list[bool]]:
+        """Of the last turn of each conversation, given the ones before: its mean negative log likelihood in nats, its tokens, and whether something was cut off."""
+        texts = self._tokens([answer_text(c[-1:]) for c in conversations], None)
+        contexts = self._tokens([self._prompt([dict(m) for m in c[:-1]]) for c in conversations], None)
+        sequences, lengths = [], []
+        for context, answer in zip(contexts, texts, strict=True):
+            kept = answer[: max_tokens - 1]
+            sequences.append((context or [self.start])[-max(1, max_tokens - len(kept)) :] + kept)
+            lengths.append(len(kept))
+        cut = [max(len(context), 1) + len(answer) > max_tokens for context, answer in zip(contexts, texts, strict=True)]
+        return self._mean_losses(sequences, lengths), lengths, cut
 
     def _prompt(self, messages: list[dict[str, str]]) -> str:
         if self.tokenizer.chat_template:

@@ -1,11 +1,17 @@
 """The Scorer protocol, and ``load_scorer``, which makes one from a spec.
 
-A spec is what the command line, a recipe and Python call a scorer: a checkpoint folder, a hub id of a checkpoint with a contract,
-or ``rule:length``.
+A spec is what the command line, a recipe and Python call a scorer:
+
+- a checkpoint folder, or the hub id of a checkpoint with a contract;
+- ``rule:length``: characters of the answer;
+- ``perplexity:MODEL``: how likely a causal language model finds the answer;
+- ``implicit:POLICY,REFERENCE``: the reward a model trained by DPO stands for;
+- ``judge:MODEL@URL``: a language model that grades; ``judge-pairs:MODEL@URL``: one that compares, in both orders (for evaluation only);
+- ``mean(A,B)``, ``min(A,B)``, ``mean-0.5(A,B)`` (the mean less half the standard deviation), ``weighted(0.7*A,0.3*B)``: of any of these.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +33,8 @@ class Scores:
     """Shape [n, 1]: the reward; or [n, 1 + k], the reward and the attributes it is made of."""
     truncated: NDArray[np.bool_]
     """Shape [n]: the conversation was longer than the scorer reads."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why a conversation has no score (its values are NaN), by its number."""
 
     @property
     def outputs(self) -> NDArray[np.float32]:
@@ -49,8 +57,8 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
     """The scorer that ``spec`` names.
 
     Args:
-        spec: a checkpoint folder, a hub id, or ``rule:length``.
-        precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast).
+        spec: see the docstring of ``assay.score.scorer``.
+        precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast), for a checkpoint.
         tokens_per_batch: tokens that go through the model at once, padding included.
         tick: called with (conversations scored, conversations in all) as scoring goes on.
 
@@ -58,18 +66,30 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         AssayError: nothing is there, or the checkpoint breaks its contract.
     """
     name = str(spec)
+    if precision not in ("auto", "fp32", "bf16"):
+        raise AssayError(f"precision is `{precision}`, expected auto, fp32 or bf16")
     if name.startswith("rule:"):
         from assay.score.rules import Length
 
         if name != "rule:length":
             raise AssayError(f"unknown rule `{name}`.{did_you_mean(name, RULES)} Known: {', '.join(RULES)}")
         return Length()
-    if precision not in ("auto", "fp32", "bf16"):
-        raise AssayError(f"precision is `{precision}`, expected auto, fp32 or bf16")
+    if name.startswith(("judge:", "judge-pairs:")):
+        from assay.score.judge import Judge, PairJudge
+
+        return (Judge if name.startswith("judge:") else PairJudge)(name, tick)
+    if name.startswith(("mean(", "mean-", "min(", "weighted(")) and name.endswith(")"):
+        from assay.score.ensembles import Ensemble
+
+        return Ensemble(name, lambda member: load_scorer(member, precision=precision, tokens_per_batch=tokens_per_batch, tick=tick))
     try:
+        if name.startswith(("perplexity:", "implicit:")):
+            from assay.score.causal import Implicit, Perplexity
+
+            return (Perplexity if name.startswith("perplexity:") else Implicit)(name)
         from assay.score.checkpoint import CheckpointScorer
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("torch", "transformers"):
-            raise MissingExtra("scoring with a checkpoint", "train") from None
+            raise MissingExtra("scoring with a model", "train") from None
         raise
     return CheckpointScorer(name, precision, tokens_per_batch, tick)

@@ -12,6 +12,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from assay.errors import AssayError
+from assay.evaluate.calibration import temperature
+from assay.evaluate.contamination import write_hashes
 from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
@@ -21,7 +23,7 @@ from assay.pairs.messages import Aside
 from assay.pairs.pairing import Pairing
 from assay.report import card
 from assay.train.adapters import adapt, merge
-from assay.train.calibration import merge_weights, temperature
+from assay.train.calibration import merge_weights
 from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, ratings_by, ratings_of, score_sides
@@ -89,18 +91,19 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
         if adapted is not None:
             reward_model.model = merge(adapted, work / "adapter")
         about = {"fingerprint": print_, "layout": network.layout, "processes": processes.num_processes, "pairs": seen.height, "truncated_pairs": truncated, "steps": trainer.state.global_step}
-        _finish(reward_model, held_out, config, precision, name, about, folder, adapter=adapted is not None)
+        _finish(reward_model, seen, held_out, config, precision, name, about, folder, adapter=adapted is not None)
     processes.wait_for_everyone()
     return result
 
 
-def _finish(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
+def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
     """Measure the model and write its checkpoint; the unfinished work goes."""
     work = folder / "work"
     manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / "metrics.jsonl")}
     measured = _measured(reward_model, held_out, config, precision, name, manifest)
     result = folder / "checkpoint"
     checkpoint.save(reward_model, result, measured=measured, manifest=manifest, adapter=work / "adapter" if adapter else None)
+    write_hashes(result, rows["prompt"].to_list())
     write_text(result / card.FILE, card.model_card(result))
     shutil.rmtree(work)
 

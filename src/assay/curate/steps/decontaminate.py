@@ -6,7 +6,7 @@ have an n-gram is looked for as a whole, from ``short`` words on. Third, if ``co
 are marked and never dropped. The published re-release of the 80K collection dropped a row for a single shared 7-gram; the authors' later data
 used 13-grams (Skywork-Reward-V2, arXiv 2507.01352, appendix D). Every drop names the benchmark prompt, the words they share, and where they stand.
 
-Known benchmarks go by name: `rewardbench`, `rewardbench2`, `rm-bench`, `judgebench`, `ppe`; RMB and others are files, `NAME: PATH`. What was looked
+Known benchmarks go by name: `rewardbench`, `rewardbench2`, `rm-bench`, `judgebench`, `ppe` (or one half of it, `ppe-preference`, `ppe-correctness`); RMB and others are files, `NAME: PATH`. What was looked
 for is kept beside the verdicts, under the hash of its content. ``assay self-test`` measures what the step finds in your data.
 """
 
@@ -25,24 +25,12 @@ from assay.curate.kernels.text import normal, prompt_text
 from assay.curate.kernels.tokens import tokenize
 from assay.curate.step import Context, StepConfig, verdicts
 from assay.errors import AssayError
+from assay.evaluate.suites import PUBLISHED
 from assay.files import fingerprint, write_parquet
 from assay.pairs import sources
 from assay.pairs.messages import Aside, messages, prompt_of, split_conversations
 
-BENCHMARKS = {
-    "rewardbench": [("allenai/reward-bench", "filtered")],
-    "rewardbench2": [("allenai/reward-bench-2", "test")],
-    "rm-bench": [("THU-KEG/RM-Bench", "train")],
-    "judgebench": [("ScalerLab/JudgeBench", "gpt"), ("ScalerLab/JudgeBench", "claude")],
-    "ppe": [
-        ("lmarena-ai/PPE-Human-Preference-V1", "test"),
-        ("lmarena-ai/PPE-MMLU-Pro-Best-of-K", "train"),
-        ("lmarena-ai/PPE-MATH-Best-of-K", "train"),
-        ("lmarena-ai/PPE-GPQA-Best-of-K", "train"),
-        ("lmarena-ai/PPE-IFEval-Best-of-K", "train"),
-        ("lmarena-ai/PPE-MBPP-Plus-Best-of-K", "train"),
-    ],
-}
+BENCHMARKS = {**PUBLISHED, "ppe": (*PUBLISHED["ppe-preference"], *PUBLISHED["ppe-correctness"])}
 """Benchmarks by name: data sets on the hub and their splits."""
 
 
@@ -77,7 +65,7 @@ def references(config: Config, data_root: Path | None) -> pl.DataFrame:
     found: list[tuple[str, int, str]] = []
     for name, source in sorted(config.against.items()):
         before, number = len(found), 0
-        for path, split in BENCHMARKS.get(source, [(source, config.split)]):
+        for path, split in BENCHMARKS.get(source, ((source, config.split),)):
             for row in sources.rows(path, split=split, data_root=data_root):
                 number += 1
                 text = _prompt(row.value) if row.value else None

@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from assay.errors import AssayError
+from assay.evaluate.intervals import Floats
+from assay.evaluate.suite import Suite, Tree
+from assay.evaluate.suites.pairs import by_subset, right
 
 WEIGHTS = {
     "alpacaeval-easy": 100,
@@ -54,9 +56,35 @@ PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 PRIOR = "Prior Sets (0.5 weight)"
 
 
-def right(chosen: ArrayLike, rejected: ArrayLike) -> list[float]:
-    """1.0 where chosen scores strictly higher, else 0.0. Equal scores, and NaN on either side, are wrong."""
-    return [float(c > r) for c, r in zip(np.asarray(chosen, dtype=float), np.asarray(rejected, dtype=float), strict=True)]
+def measure(suite: Suite, scores: Floats) -> Tree:
+    """Every subset; the sections by the rule of ``sections``; and the official average, in which the sections weigh 2 and the prior sets, if there are any, 1.
+
+    Subsets that are none of RewardBench's are shown and count nowhere.
+
+    Raises:
+        AssayError: no subset is one of RewardBench's.
+    """
+    parts = by_subset(suite, right(scores[:, 0], scores[:, 1]))
+    made = {}
+    for section, subsets in SECTIONS.items():
+        present = [s for s in subsets if s in parts]
+        if present:
+            total = sum(WEIGHTS[s] for s in present)
+            made[section] = {s: WEIGHTS[s] / total for s in present}
+    if not made:
+        raise AssayError(f"rewardbench: none of the subsets {', '.join(sorted(parts))} is a RewardBench subset; give the file as a plain suite instead")
+    prior = [s for s in PRIOR_SETS if s in parts]
+    if prior:
+        made[PRIOR] = {s: 1 / len(prior) for s in prior}
+    votes = {section: 1.0 if section == PRIOR else 2.0 for section in made}
+    overall = {s: votes[section] / sum(votes.values()) * weight for section, weights in made.items() for s, weight in weights.items()}
+    return Tree(parts, made, overall)
+
+
+def warnings(suite: Suite) -> list[str]:
+    """Which subsets are missing."""
+    missing = [s for subsets in SECTIONS.values() for s in subsets if s not in suite.subsets]
+    return [f"not there, so left out of their sections: {', '.join(missing)}"] if missing else []
 
 
 def subset_accuracy(results: Mapping[str, Sequence[float]]) -> dict[str, float]:

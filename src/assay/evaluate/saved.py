@@ -1,0 +1,63 @@
+"""Results that were written down, to be measured, compared and shown again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from assay.errors import AssayError
+from assay.evaluate.intervals import Floats
+from assay.evaluate.suite import Bools, Item, Suite, padded
+from assay.files import read_json, read_parquet
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The results of one scorer."""
+
+    folder: Path
+    results: dict[str, Any]
+    suites: dict[str, Suite]
+    rewards: dict[str, Floats]
+    """For each suite, shape [items, width]."""
+    truncated: dict[str, Bools]
+
+    @property
+    def name(self) -> str:
+        """What the scorer is called: the end of its spec."""
+        return str(self.results["scorer"]).rstrip("/").removesuffix("/checkpoint").rpartition("/")[2] or str(self.results["scorer"])
+
+
+def load_results(folder: Path) -> Saved:
+    """What ``assay evaluate -o FOLDER`` wrote.
+
+    Raises:
+        AssayError: it is not there, or damaged.
+    """
+    if not (folder / "results.json").is_file():
+        raise AssayError(f"{folder}: no results.json; give a folder that `assay evaluate -o` wrote")
+    table = read_parquet(folder / "items.parquet")
+    suites, rewards, truncated = {}, {}, {}
+    try:
+        for (name, rule), part in table.group_by("suite", "rule", maintain_order=True):
+            items = [_item(row) for row in part.iter_rows(named=True)]
+            suite = Suite(str(name), str(rule), items)
+            suites[suite.name] = suite
+            rewards[suite.name] = padded(part["scores"].to_list(), suite.width)
+            truncated[suite.name] = padded(part["truncated"].to_list(), suite.width) == 1
+    except (pl.exceptions.PolarsError, KeyError, TypeError) as error:
+        raise AssayError(f"{folder / 'items.parquet'}: not the items of an evaluation ({error})") from None
+    return Saved(folder, read_json(folder / "results.json"), suites, rewards, truncated)
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(row["id"], row["subset"], row["prompt"], row["answers"], tuple(np.nan if g is None else float(g) for g in row["gold"]), row["cluster"], json.loads(row["about"]))
+
+
+def names_of(saved: list[Saved]) -> list[str]:
+    """Different names for different results: the scorer's, or, where two have the same, the folder."""
+    names = [one.name for one in saved]
+    return [name if names.count(name) == 1 else str(one.folder) for name, one in zip(names, saved, strict=True)]
