@@ -76,7 +76,8 @@ def first_error_found(scores: Floats, gold: Floats, there: Any) -> Floats:
     with np.errstate(invalid="ignore"):
         mean = np.where(known, scores, 0.0).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
         fall = np.concatenate([mean, scores[:, :-1]], axis=1) - scores
-    fall = np.where(there & ~np.isnan(fall), fall, -np.inf)
+    told = there & ~np.isnan(fall)
+    fall = np.where(told, fall, -np.inf)
     wrong = there & (gold == 0)
-    found = (np.argmax(fall, axis=1) == np.argmax(wrong, axis=1)) & (fall.max(axis=1) > -np.inf)
+    found = (np.argmax(fall, axis=1) == np.argmax(wrong, axis=1)) & told.any(axis=1)
     return np.where(wrong.any(axis=1), found.astype(float), np.nan)
