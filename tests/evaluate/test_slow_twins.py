@@ -97,7 +97,7 @@ def test_rm_bench_cells(seed: int, share: float) -> None:
 
 
 def slow_tie(prompts: dict[str, tuple[list[float], list[float]]]) -> dict[str, list[float]]:
-    """The terms of Ties, prompt by prompt; NaN wherever a NaN goes in."""
+    """The terms of Ties, prompt by prompt."""
     found: dict[str, list[float]] = {name: [] for name in rewardbench2.TERMS}
     for name, (right, wrong) in prompts.items():
         gap = lowest(right) - highest(wrong)
@@ -114,9 +114,12 @@ def slow_tie(prompts: dict[str, tuple[list[float], list[float]]]) -> dict[str, l
 
 
 def slow_margin(least: float, spread: float) -> float:
+    """An answer without a score is as wrong as can be."""
     if spread != 0:
-        return math.tanh(least / spread - 1)
-    return least if math.isnan(least) else math.copysign(1.0, least) if least else 0.0
+        margin = math.tanh(least / spread - 1)
+    else:
+        margin = least if math.isnan(least) else math.copysign(1.0, least) if least else 0.0
+    return -1.0 if math.isnan(margin) else margin
 
 
 def lowest(values: Sequence[float]) -> float:
