@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and whose bytes follow from what they hold."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import files
-from assay.files import ParquetStream
+from assay.files import ParquetStream, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +140,8 @@ def test_a_folder_that_is_in_the_way(tmp_path: Path) -> None:
 def test_a_stream_makes_its_folder(tmp_path: Path) -> None:
     streamed(tmp_path / "some" / "new" / "a.parquet", [table(3)])
     assert files.read_parquet(tmp_path / "some" / "new" / "a.parquet").equals(table(3))
+
+
+def test_json_has_no_word_for_what_is_no_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [float("inf"), (1.5, -float("inf"))]})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda word: pytest.fail(word)) == {"a": None, "b": [None, [1.5, None]]}

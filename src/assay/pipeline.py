@@ -36,7 +36,7 @@ from assay.files import (
 )
 from assay.pairs import schema, sources
 from assay.pairs.ratings import read_ratings
-from assay.pairs.read import default_name, read_to
+from assay.pairs.read import default_name, read_to, write_aside
 from assay.pairs.schema import prompt_id
 from assay.recipes.recipe import Recipe, Source
 from assay.score.sides import sides
@@ -218,11 +218,11 @@ def train_stage(
     screen = screen or Quiet()
     config = recipe.train
     if recipe.first:
-        given = _rows_for(recipe.first, recipe, base, rows, pairs, data_root)
+        given = _rows_for(recipe.first, recipe, base, rows, pairs, data_root, screen)
         _train(given, recipe.first, folder / "first", screen, f"{arm}, first", ray)
         config = config.model_copy(update={"model": str((folder / "first" / "checkpoint").resolve())})
-    given = _rows_for(config, recipe, base, rows, pairs, data_root)
-    steps_by = given if like is None else _rows_for(config, recipe, base, like, pairs, data_root)
+    given = _rows_for(config, recipe, base, rows, pairs, data_root, screen)
+    steps_by = given if like is None else _rows_for(config, recipe, base, like, pairs, data_root, screen)
     return _train(given, _same_steps(config, steps_by), folder, screen, arm, ray)
 
 
@@ -233,11 +233,12 @@ def plan_stage(recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, *, d
     except ImportError:
         raise MissingExtra("training", "train") from None
     config = recipe.train.model_copy(update={"model": recipe.first.model}) if recipe.first else recipe.train
-    given = _rows_for(config, recipe, base, rows, pairs, data_root)
+    given = _rows_for(config, recipe, base, rows, pairs, data_root, Quiet())
     return plan(given, _same_steps(config, given))
 
 
-def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, data_root: Path | None) -> pl.DataFrame:
+def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, data_root: Path | None, screen: Screen) -> pl.DataFrame:
+    """What a training trains on: pairs, or, with attributes, the rated answers of the sources whose prompts the curation kept. Rated rows that can't be read go to ``ratings.aside.jsonl`` beside ``pairs``."""
     called = {s.name or default_name(resolve(s.path, base)): s for s in recipe.sources}
     names = list(called) if config.attributes else rows["source"].unique().to_list()
     if unknown := set(config.only or ()) - set(names):
@@ -246,10 +247,13 @@ def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFram
         return rows if config.only is None else rows.filter(pl.col("source").is_in(config.only))
     fields = {"name", "columns", "split", "config", "limit"}
     given = [s for name, s in called.items() if config.only is None or name in config.only]
-    found = [read_ratings(resolve(s.path, base), config.attributes, data_root=data_root, **s.model_dump(include=fields))[0] for s in given]
+    found = [read_ratings(resolve(s.path, base), config.attributes, data_root=data_root, **s.model_dump(include=fields)) for s in given]
+    aside = [row for _, left in found for row in left]
+    write_aside(pairs.with_name("ratings.aside.jsonl"), aside)
+    screen.say(f"ratings: {sum(table.height for table, _ in found):,} rated answers, {len(aside):,} rows set aside" + (f": {pairs.with_name('ratings.aside.jsonl')}" if aside else ""))
     kept = {prompt_id(p) for (p,) in rows.select("prompt").iter_rows()}
     dropped = {prompt_id(p) for (p,) in read_parquet(pairs).select("prompt").iter_rows()} - kept
-    return pl.concat(found).filter(~pl.col("prompt_id").is_in(list(dropped)))
+    return pl.concat([table for table, _ in found]).filter(~pl.col("prompt_id").is_in(list(dropped)))
 
 
 def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:

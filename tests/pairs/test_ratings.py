@@ -10,7 +10,7 @@ import pytest
 
 from assay.errors import AssayError
 from assay.pairs.formats import recognise
-from assay.pairs.ratings import read_ratings, write_ratings
+from assay.pairs.ratings import read_ratings
 from assay.pairs.read import read
 from assay.pairs.schema import MESSAGES, prompt_id
 
@@ -91,9 +91,6 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path) -> Non
     assert reasons(aside) == [(i, reason) for i, (_, reason) in enumerate(rows, start=2)]
     assert {row["file"] for row in aside} == {str(path)}
     assert aside[12]["raw"] == "not json"
-    write_ratings(tmp_path / "out", table, aside)
-    assert pl.read_parquet(tmp_path / "out" / "ratings.parquet").equals(table)
-    assert [json.loads(line)["reason"] for line in (tmp_path / "out" / "aside.jsonl").read_text().splitlines()] == [reason for _, reason in rows]
 
 
 def test_an_unknown_attribute_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def rows_of(manifest: dict[str, Any]) -> int:
     return count
 
 
+def test_rated_rows_that_cannot_be_read_are_counted_and_kept(tiny_encoder: Path, base: Path) -> None:
+    bad = {"prompt": "unrated?", "response": "yes"}
+    (base / "ratings.jsonl").write_text(lines([*helpsteer_rows(), bad]))
+    done = run(recipe(tiny_encoder), base, base / "runs")
+    (row,) = [json.loads(line) for line in (done.folder / "read" / "ratings.aside.jsonl").read_text().splitlines()]
+    assert (row["row"], row["reason"]) == (2 * PROMPTS + 1, "not rated: helpfulness")
+
+
 def test_the_second_training_starts_from_the_head_of_the_first(tiny_encoder: Path, base: Path) -> None:
     done = run(recipe(tiny_encoder, train={"learning_rate": 1e-12}), base, base / "runs")
     folder = done.folder / "train" / "curated"

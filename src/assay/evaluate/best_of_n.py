@@ -6,6 +6,7 @@ log n - (n - 1) / n nats of KL at most (Beirami et al. 2024, arXiv 2401.01879). 
 have a final result to be compared, the commonest result (self-consistency) and the result with the largest sum of scores (weighted voting).
 """
 
+import itertools
 import math
 import random
 import zlib
@@ -113,20 +114,20 @@ def chances(scores: Floats, n: int) -> Floats:
 
 
 def voted(results: Sequence[Sequence[Any]], weights: Sequence[Floats], gold: Floats, n: int) -> Floats:
-    """[items]: the expected gold value of the result with the largest weight among n answers, over VOTES random subsets (all of them where n is all); equal weights share alike."""
+    """[items]: the expected gold value of the result with the largest weight among n answers, over all subsets, or VOTES random ones where there are more; equal weights share alike."""
     found = np.zeros(len(results))
     for i, group in enumerate(results):
         draw = random.Random(zlib.crc32(f"{i}/{n}".encode()))
-        rounds = 1 if n >= len(group) else VOTES
-        for _ in range(rounds):
-            picked = range(len(group)) if rounds == 1 else draw.sample(range(len(group)), n)
+        few = math.comb(len(group), n) <= VOTES
+        subsets = list(itertools.combinations(range(len(group)), n)) if few else [tuple(draw.sample(range(len(group)), n)) for _ in range(VOTES)]
+        for picked in subsets:
             ballot: dict[Any, float] = {}
             for j in picked:
                 ballot[group[j]] = ballot.get(group[j], 0.0) + float(weights[i][j])
             top = max(ballot.values())
             winners = [result for result, weight in ballot.items() if weight >= top - 1e-12]
             value = {group[j]: gold[i, j] for j in picked}
-            found[i] += float(np.mean([value[w] for w in winners])) / rounds
+            found[i] += float(np.mean([value[w] for w in winners])) / len(subsets)
     return found
 
 

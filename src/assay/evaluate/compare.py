@@ -98,7 +98,8 @@ def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats]) -> d
     values = [(one.parts[part].values, two.parts[part].values) for part in weights]
     a, b = (np.concatenate(side) for side in zip(*values, strict=True))
     gained, lost = int(((b == 1) & (a != 1)).sum()), int(((a == 1) & (b != 1)).sum())
-    whole = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()) and len(set(weights.values())) == 1
+    by_item = np.ptp([weight / max(1, len(one.parts[part].rows)) for part, weight in weights.items()]) < 1e-12
+    whole = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all() and by_item)
     p = mcnemar(gained, lost) if whole else float(min(1.0, 2 * min((np.sum(drawn <= 0) + 1) / (len(drawn) + 1), (np.sum(drawn >= 0) + 1) / (len(drawn) + 1))))
     return {"difference": difference, "low": float(low), "high": float(high), "gained": gained, "lost": lost, "p": p, "test": "McNemar" if whole else "paired bootstrap"}
 

@@ -9,11 +9,10 @@ from typing import Any
 import polars as pl
 
 from assay.errors import AssayError, did_you_mean
-from assay.files import write_parquet
 from assay.pairs import schema, sources
 from assay.pairs.messages import Aside, Messages, answer_of, check_answer, check_prompt, helpsteer_prompt, messages
 from assay.pairs.pairing import number
-from assay.pairs.read import default_name, renamed, write_aside
+from assay.pairs.read import default_name, renamed
 
 PREFIX = "attr_"
 
@@ -64,9 +63,3 @@ def _rated(row: dict[str, Any], attributes: Sequence[str], source: str) -> dict[
 def _rating(row: dict[str, Any], attribute: str) -> float | None:
     value = row[attribute] if row.get(attribute) is not None else row.get(PREFIX + attribute)
     return None if value is None or (isinstance(value, float) and math.isnan(value)) else number(value, attribute)
-
-
-def write_ratings(folder: Path, table: pl.DataFrame, aside: list[dict[str, Any]]) -> None:
-    """Write ``ratings.parquet`` and ``aside.jsonl``."""
-    write_parquet(folder / "ratings.parquet", table)
-    write_aside(folder / "aside.jsonl", aside)
