@@ -710,6 +710,38 @@ def best_of_n(
 
 
 @app.command
+def serve(
+    *checkpoints: str,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen on.")] = 8000,
+    api_key: Annotated[str | None, Parameter(env_var="ASSAY_API_KEY", help="What requests must send as `Authorization: Bearer KEY`; needed to listen beyond this machine.")] = None,
+    precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    max_body_mb: Annotated[int, Parameter(help="Largest body of a request.")] = 8,
+    max_items: Annotated[int, Parameter(help="Most conversations in a request.")] = 1_024,
+    max_waiting_tokens: Annotated[int, Parameter(help="Tokens that may wait; beyond it requests get 429 and when to come back.")] = 262_144,
+) -> int:
+    """Serve checkpoints over HTTP: Assay's own format and those of vLLM, SGLang, OpenRLHF and LlamaFactory, on one port.
+
+    Parameters
+    ----------
+    checkpoints
+        Checkpoint folders or hub ids; NAME=CHECKPOINT names one. A request that names no model gets the first.
+    """
+    from assay.errors import MissingExtra
+
+    try:
+        from assay.serve.app import Limits
+        from assay.serve.serve import serve as listen
+    except ImportError:
+        raise MissingExtra("the server", "serve") from None
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        raise AssayError(f"--host {host} lets others reach the server: set an API key (--api-key or ASSAY_API_KEY)")
+    _complain(f"listening on http://{host}:{port} as soon as the models are loaded; /docs describes the endpoints")
+    listen(checkpoints, host=host, port=port, key=api_key, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens))
+    return 0
+
+
+@app.command
 @with_output
 def score(
     scorer: str,

@@ -17,7 +17,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.evaluate.baselines import lengths
-from assay.evaluate.intervals import Floats, interval, resampled_means
+from assay.evaluate.intervals import Floats, interval, mean_interval, resampled_means
 from assay.evaluate.suite import Bools, Suite
 
 RESULT = ("prediction", "final_answer_given", "result", "extracted")
@@ -106,7 +106,8 @@ def chosen(scores: Floats, values: Floats, there: Bools, n: int) -> Floats:
 def chances(scores: Floats, n: int) -> Floats:
     """[N]: the probability of each answer to be the best of a random n of them: C(rank - 1, n - 1) / C(N, n), shared among equal scores."""
     total = len(scores)
-    by_rank = np.array([math.comb(rank, n - 1) for rank in range(total)], dtype=float) / math.comb(total, n)
+    ways = math.comb(total, n)
+    by_rank = np.array([math.comb(rank, n - 1) / ways for rank in range(total)])  # a ratio of whole numbers, each too large for a float
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     sums = np.zeros(len(counts))
     np.add.at(sums, np.sort(place), by_rank)
@@ -138,15 +139,20 @@ def _result(suite: Suite, i: int, j: int) -> Any:
 
 def _positive(rewards: Floats, every: Floats) -> Floats:
     """Weights above 0 from rewards of any scale: their sigmoid in standard deviations of all."""
-    finite = every[np.isfinite(every)]
-    spread = float(finite.std()) or 1.0
-    return np.asarray(np.exp(-np.logaddexp(0, -np.where(np.isfinite(rewards), (rewards - finite.mean()) / spread, -50.0))))
+    mean, spread = _scale(every)
+    return np.asarray(np.exp(-np.logaddexp(0, -np.where(np.isfinite(rewards), (rewards - mean) / spread, -50.0))))
 
 
 def _standardised(rewards: Floats) -> Floats:
+    mean, spread = _scale(rewards)
+    standard = (np.where(np.isfinite(rewards), rewards, mean) - mean) / spread
+    return np.where(np.isfinite(rewards), standard, standard.min())
+
+
+def _scale(rewards: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of the rewards there are."""
     finite = rewards[np.isfinite(rewards)]
-    spread = float(finite.std()) or 1.0
-    return np.where(np.isfinite(rewards), (rewards - finite.mean()) / spread, np.nanmin(finite) if len(finite) else 0.0)
+    return (float(finite.mean()), float(finite.std()) or 1.0) if len(finite) else (0.0, 1.0)
 
 
 def _curve(name: str, values: Sequence[Floats], clusters: Sequence[str]) -> list[dict[str, float]]:
@@ -156,7 +162,7 @@ def _curve(name: str, values: Sequence[Floats], clusters: Sequence[str]) -> list
     for k, one in enumerate(values):
         value = float(one.mean())
         share = bool(((one > -1e-9) & (one < 1 + 1e-9)).all())
-        low, high = interval(value, draws[str(k)], len(set(clusters)), share)
+        low, high = (interval if share else mean_interval)(value, draws[str(k)], len(set(clusters)))
         points.append({"value": value, "low": low, "high": high})
     return points
 

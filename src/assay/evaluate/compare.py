@@ -1,7 +1,7 @@
 """The verb ``compare``: two or more scorers on the same items, tested in pairs.
 
 For each figure the difference to the first scorer with a paired bootstrap interval (the same resampled prompts for both), an exact McNemar test on the items only one of the two has right
-(McNemar 1947), and over all figures of a suite the correction of Holm (1979). A scorer's items are matched by what they are, not by their order.
+(McNemar 1947; where items share prompts or earn parts of a credit, the p of the paired bootstrap), and over all figures of a suite the correction of Holm (1979). A scorer's items are matched by what they are, not by their order.
 """
 
 import math
@@ -85,12 +85,13 @@ def _against(both: Both) -> dict[str, Any]:
     differences = {name: (part.rows, two.parts[name].values - part.values) for name, part in one.parts.items() if len(part.rows)}
     draws = resampled_means(differences, clusters, strata, f"{both.suite.name}/difference")
     every: dict[str, Weights] = {"overall": one.overall, **one.sections, **{name: {name: 1.0} for name in one.parts}}
-    tests = {name: _test(one, two, weights, draws) for name, weights in every.items()}
+    alone = len(set(clusters)) == len(clusters)
+    tests = {name: _test(one, two, weights, draws, alone) for name, weights in every.items()}
     return {"items": len(both.suite.items), "tests": {name: {**test, "holm": p} for (name, test), p in zip(tests.items(), holm([t["p"] for t in tests.values()]), strict=True)}, "changed": _changed(both)}
 
 
-def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats]) -> dict[str, Any]:
-    """The difference of a figure, its interval, and p: of McNemar where items are right or wrong, of the paired bootstrap where they have parts of a credit."""
+def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats], alone: bool) -> dict[str, Any]:
+    """The difference of a figure, its interval, and p: of McNemar where items are right or wrong, weigh the same and are independent, otherwise of the paired bootstrap."""
     difference = two.value(weights) - one.value(weights)
     drawn = sum((weight * draws[part] for part, weight in weights.items() if part in draws), np.zeros(DRAWS))
     tail = (1 - LEVEL) / 2
@@ -99,7 +100,7 @@ def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats]) -> d
     a, b = (np.concatenate(side) for side in zip(*values, strict=True))
     gained, lost = int(((b == 1) & (a != 1)).sum()), int(((a == 1) & (b != 1)).sum())
     by_item = np.ptp([weight / max(1, len(one.parts[part].rows)) for part, weight in weights.items()]) < 1e-12
-    whole = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all() and by_item)
+    whole = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all() and by_item and alone)
     p = mcnemar(gained, lost) if whole else float(min(1.0, 2 * min((np.sum(drawn <= 0) + 1) / (len(drawn) + 1), (np.sum(drawn >= 0) + 1) / (len(drawn) + 1))))
     return {"difference": difference, "low": float(low), "high": float(high), "gained": gained, "lost": lost, "p": p, "test": "McNemar" if whole else "paired bootstrap"}
 
@@ -128,14 +129,18 @@ def _changed(both: Both) -> dict[str, list[dict[str, Any]]]:
     item, better, worse = both.suite.comparisons()
     margins = []
     for rewards in (both.first, both.second):
+        finite = rewards[np.isfinite(rewards)]
+        spread = (float(finite.std()) if len(finite) else 0.0) or 1.0
+        with np.errstate(invalid="ignore"):
+            each = (rewards[item, better] - rewards[item, worse]) / spread
         margin = np.full(len(both.suite.items), np.inf)
-        spread = float(np.nanstd(rewards)) or 1.0
-        np.minimum.at(margin, item, (rewards[item, better] - rewards[item, worse]) / spread)
-        margins.append(np.where(np.isfinite(margin), margin, 0.0))
-    change = margins[1] - margins[0]
+        np.minimum.at(margin, item, np.where(np.isnan(each), -np.inf, each))
+        margins.append(np.where(np.isposinf(margin), 0.0, margin))
+    right = [margin > 0 for margin in margins]
+    change = np.abs(np.clip(margins[1], -1e9, 1e9) - np.clip(margins[0], -1e9, 1e9))
     found: dict[str, list[dict[str, Any]]] = {}
-    for direction, sign in (("gained", 1), ("lost", -1)):
-        flips = np.flatnonzero((np.sign(margins[1]) != np.sign(margins[0])) & (sign * change > 0))
-        rows = flips[np.argsort(-np.abs(change[flips]), kind="stable")][:CHANGED]
+    for direction, flipped in (("gained", right[1] & ~right[0]), ("lost", right[0] & ~right[1])):
+        flips = np.flatnonzero(flipped)
+        rows = flips[np.argsort(-change[flips], kind="stable")][:CHANGED]
         found[direction] = [{"id": both.suite.items[i].id, "subset": both.suite.items[i].subset, "margins": [float(margins[0][i]), float(margins[1][i])], "prompt": both.suite.items[i].prompt, "answers": both.suite.items[i].answers, "gold": list(both.suite.items[i].gold)} for i in rows]
     return found

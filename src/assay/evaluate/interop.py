@@ -68,11 +68,13 @@ def _measured(figure: dict[str, Any], key: str) -> dict[str, float]:
 
 
 def _sample(saved: Saved, name: str, i: int) -> dict[str, Any]:
-    item, rewards = saved.suites[name].items[i], saved.rewards[name][i]
-    scores = [None if np.isnan(s) else float(s) for s in rewards[: len(item.answers)]]
+    item = saved.suites[name].items[i]
+    rewards = saved.rewards[name][i][: len(item.answers)]
+    scores = [None if np.isnan(s) else float(s) for s in rewards]
     gold = [None if np.isnan(g) else g for g in item.gold]
-    best = float(np.nanargmax(rewards[: len(item.answers)])) if any(s is not None for s in scores) else None
-    won = best is not None and gold[int(best)] is not None and gold[int(best)] == max(g for g in gold if g is not None)
+    rated = np.array(item.gold)
+    better, worse = rewards[rated == np.nanmax(rated)] if np.isfinite(rated).any() else rewards, rewards[rated < np.nanmax(rated)] if np.isfinite(rated).any() else rewards[:0]
+    won = not np.isnan(rewards).any() and len(worse) > 0 and better.max() > worse.max()
     return {"doc_id": i, "doc": {"id": item.id, "subset": item.subset, "prompt": item.prompt, "answers": item.answers}, "target": gold, "arguments": [], "resps": [[s] for s in scores], "filtered_resps": scores, "acc": float(won)}
 
 
@@ -98,9 +100,13 @@ def reward_bench(saved: Saved, folder: Path) -> list[Path]:
         lines = []
         for i, item in enumerate(suite.items):
             texts = [answer_text(item.answers[j]) for j in (better[i], 1 - better[i])]
-            lines.append({"prompt": "\n".join(m["content"] for m in item.prompt), "results": results[i], "scores_chosen": float(chosen[i]), "scores_rejected": float(rejected[i]), "text_chosen": texts[0], "text_rejected": texts[1], "subset": item.subset, "id": item.id})
+            lines.append({"prompt": "\n".join(m["content"] for m in item.prompt), "results": results[i], "scores_chosen": _number(chosen[i]), "scores_rejected": _number(rejected[i]), "text_chosen": texts[0], "text_rejected": texts[1], "subset": item.subset, "id": item.id})
         write_text(paths[-1], "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return paths
+
+
+def _number(score: float) -> float | None:
+    return float(score) if np.isfinite(score) else None
 
 
 def model_index(saved: Saved, folder: Path) -> list[Path]:
@@ -118,10 +124,10 @@ def model_index(saved: Saved, folder: Path) -> list[Path]:
 
 def markdown(saved: Saved, folder: Path) -> list[Path]:
     """``results.md``: a table for each suite."""
-    lines = [f"# {saved.results['scorer']}", ""]
+    lines = [f"# {_line(saved.results['scorer'])}", ""]
     for name, suite in saved.results["suites"].items():
-        lines += [f"## {name}", "", "| | " + " | ".join(FIGURE_HEADS) + " |", "|---" + "|---:" * len(FIGURE_HEADS) + "|"]
-        lines += [f"| {label.strip()} | {' | '.join(figure_cells(figure, suite['share']))} |" for label, figure in figures(suite)]
+        lines += [f"## {_line(name)}", "", "| | " + " | ".join(FIGURE_HEADS) + " |", "|---" + "|---:" * len(FIGURE_HEADS) + "|"]
+        lines += [f"| {_line(label).replace('|', chr(92) + '|')} | {' | '.join(figure_cells(figure, suite['share']))} |" for label, figure in figures(suite)]
         lines += ["", *(f"- {warning}" for warning in suite["warnings"]), ""]
     path = folder / "results.md"
     write_text(path, "\n".join(lines).rstrip() + "\n")
@@ -133,17 +139,20 @@ def latex(saved: Saved, folder: Path) -> list[Path]:
     lines = []
     for name, suite in saved.results["suites"].items():
         lines += [r"\begin{tabular}{l" + "r" * len(FIGURE_HEADS) + "}", r"\toprule", " & ".join(["", *FIGURE_HEADS]).replace("%", r"\%") + r" \\", r"\midrule"]
-        lines += [" & ".join(_tex(cell) for cell in (label.strip(), *figure_cells(figure, suite["share"]))) + r" \\" for label, figure in figures(suite)]
-        lines += [r"\bottomrule", r"\end{tabular}", f"% {name}: {saved.results['scorer']}", ""]
+        lines += [" & ".join(_tex(cell) for cell in (_line(label), *figure_cells(figure, suite["share"]))) + r" \\" for label, figure in figures(suite)]
+        lines += [r"\bottomrule", r"\end{tabular}", f"% {_line(name)}: {_line(saved.results['scorer'])}", ""]
     path = folder / "results.tex"
     write_text(path, "\n".join(lines))
     return [path]
 
 
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _tex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text.replace(" - ", "--")
+    named = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", **{c: "\\" + c for c in "&%$#_{}"}}
+    return "".join(named.get(c, c) for c in text).replace(" - ", "--")
 
 
 def _slug(text: str) -> str:

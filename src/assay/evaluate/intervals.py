@@ -71,7 +71,7 @@ def interval(value: float, means: Floats, clusters: int, share: bool = True, par
         return float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) - spread)), float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) + spread))
     value = float(np.round(value, 9))
     if not 0 <= value <= 1:
-        return value - t * variance**0.5, value + t * variance**0.5
+        return mean_interval(value, means, clusters)
     if value in (0.0, 1.0):
         bound = ((1 - LEVEL) / 2) ** (1 / max(1, clusters))  # Clopper and Pearson, 1934
         return (bound, 1.0) if value else (0.0, 1 - bound)
@@ -80,6 +80,12 @@ def interval(value: float, means: Floats, clusters: int, share: bool = True, par
     variance += sum(weight**2 * UNSEEN * (v**2 + (1 - v) ** 2) / max(1, n) ** 2 for weight, v, n in parts or ((1.0, value, clusters),))
     trials = value * (1 - value) / variance
     return wilson(value * trials, trials, t)
+
+
+def mean_interval(value: float, means: Floats, clusters: int) -> tuple[float, float]:
+    """The 95% interval of a mean of any scale from its resampled means: t standard errors to either side."""
+    spread = _student(clusters - 1) * (float(np.nanvar(means)) * clusters / max(1, clusters - 1)) ** 0.5
+    return value - spread, value + spread
 
 
 def _student(freedom: int) -> float:

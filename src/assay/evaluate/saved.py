@@ -11,6 +11,7 @@ import polars as pl
 from assay.errors import AssayError
 from assay.evaluate.intervals import Floats
 from assay.evaluate.suite import Bools, Item, Suite, padded
+from assay.evaluate.suites import RULES
 from assay.files import read_json, read_parquet
 
 
@@ -40,17 +41,22 @@ def load_results(folder: Path) -> Saved:
     if not (folder / "results.json").is_file():
         raise AssayError(f"{folder}: no results.json; give a folder that `assay evaluate -o` wrote")
     table = read_parquet(folder / "items.parquet")
+    results = read_json(folder / "results.json")
+    if not isinstance(results, dict) or not isinstance(results.get("suites"), dict) or "scorer" not in results:
+        raise AssayError(f"{folder / 'results.json'}: not the results of an evaluation; run `assay evaluate` again")
     suites, rewards, truncated = {}, {}, {}
     try:
         for (name, rule), part in table.group_by("suite", "rule", maintain_order=True):
             items = [_item(row) for row in part.iter_rows(named=True)]
             suite = Suite(str(name), str(rule), items)
+            if suite.rule not in RULES or suite.name not in results["suites"]:
+                raise AssayError(f"{folder / 'items.parquet'}: suite `{name}` with the rule `{rule}` is not in results.json, or no rule of this version; run `assay evaluate` again")
             suites[suite.name] = suite
             rewards[suite.name] = padded(part["scores"].to_list(), suite.width)
             truncated[suite.name] = padded(part["truncated"].to_list(), suite.width) == 1
-    except (pl.exceptions.PolarsError, KeyError, TypeError) as error:
+    except (pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
         raise AssayError(f"{folder / 'items.parquet'}: not the items of an evaluation ({error})") from None
-    return Saved(folder, read_json(folder / "results.json"), suites, rewards, truncated)
+    return Saved(folder, results, suites, rewards, truncated)
 
 
 def _item(row: dict[str, Any]) -> Item:
@@ -60,4 +66,5 @@ def _item(row: dict[str, Any]) -> Item:
 def names_of(saved: list[Saved]) -> list[str]:
     """Different names for different results: the scorer's, or, where two have the same, the folder."""
     names = [one.name for one in saved]
-    return [name if names.count(name) == 1 else str(one.folder) for name, one in zip(names, saved, strict=True)]
+    names = [name if names.count(name) == 1 else str(one.folder) for name, one in zip(names, saved, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)]

@@ -39,7 +39,10 @@ class RewardModel:
 
     def encode(self, conversations: Sequence[list[dict[str, str]]]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each conversation, at most ``max_length``, and whether it was longer (then its beginning is lost)."""
-        texts = [template.render(self.tokenizer, c) for c in conversations]
+        return self.encode_texts([template.render(self.tokenizer, c) for c in conversations])
+
+    def encode_texts(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+        """The same of texts to which the chat template has been applied already."""
         ids = self._tokenise(texts, truncation=False)
         truncated = [len(one) > self.max_length for one in ids]
         long = [i for i, cut in enumerate(truncated) if cut]

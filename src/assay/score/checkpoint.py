@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from assay.errors import AssayError
 from assay.files import fingerprint, first_line
@@ -60,6 +61,14 @@ def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Messa
     A decoder computes a prompt once for all its answers. ``network``: the model's ``Network`` where something has been done to it, such as sharing it out among processes.
     """
     ids, truncated = reward_model.encode([[dict(m) for m in c] for c in conversations])
+    prompts = [json.dumps([[m["role"], m["content"]] for m in c[:-1]]) for c in conversations]
+    return Scores(score_tokens(reward_model, ids, prompts, precision, tokens_per_batch, tick, network), np.array(truncated, dtype=bool))
+
+
+def score_tokens(
+    reward_model: RewardModel, ids: Sequence[Sequence[int]], prompts: Sequence[object], precision: str, tokens_per_batch: int, tick: Tick | None = None, network: Any = None
+) -> NDArray[np.float32]:
+    """Scores of token sequences, shape [n, 1] or [n, 1 + k]; those with the same of ``prompts`` are answers to one prompt."""
     first: dict[tuple[int, ...], int] = {}
     place = [first.setdefault(tuple(one), len(first)) for one in ids]
     distinct = [list(one) for one in first]
@@ -68,7 +77,7 @@ def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Messa
     reward_model.model.eval()
     layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else layout_for(reward_model.model, None, reward_model.tokenizer.pad_token_id)
     network = network or reward_model.network(layout)
-    groups = _by_prompt(conversations, place) if layout == "shared" else [[i] for i in range(len(distinct))]
+    groups = _by_prompt(prompts, place) if layout == "shared" else [[i] for i in range(len(distinct))]
     lengths = [size([distinct[i] for i in group], layout) for group in groups]
     done = 0
     with torch.inference_mode(), in_precision(precision, reward_model.device):
@@ -81,18 +90,18 @@ def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Messa
             if tick:
                 tick(done, len(distinct))
     reward_model.model.train(was_training)
-    return Scores(values[place].reshape(len(ids), -1), np.array(truncated, dtype=bool))
+    return values[place].reshape(len(ids), values.shape[1])
 
 
-def _by_prompt(conversations: Sequence[Sequence[Message]], place: Sequence[int]) -> list[list[int]]:
-    """Distinct texts in groups of the same prompt (all messages but the last), at most MOST_TOGETHER in each."""
-    of: dict[str, dict[int, None]] = {}
+def _by_prompt(prompts: Sequence[object], place: Sequence[int]) -> list[list[int]]:
+    """Distinct texts in groups of the same prompt, at most MOST_TOGETHER in each."""
+    of: dict[object, list[int]] = {}
     seen: set[int] = set()
-    for conversation, i in zip(conversations, place, strict=True):
+    for prompt, i in zip(prompts, place, strict=True):
         if i not in seen:
             seen.add(i)
-            of.setdefault(json.dumps([[m["role"], m["content"]] for m in conversation[:-1]]), {})[i] = None
-    found = [list(members) for members in of.values()]
+            of.setdefault(prompt, []).append(i)
+    found = list(of.values())
     return [members[at : at + MOST_TOGETHER] for members in found for at in range(0, len(members), MOST_TOGETHER)]
 
 

@@ -5,6 +5,7 @@ the more they disagree; ``weighted(0.7*A,0.3*B)``. Where every member is a check
 deviation 1 first, so that none counts more for the scale of its numbers; otherwise they are taken as they are.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,7 +70,7 @@ def members_of(text: str) -> list[str]:
 def _weight(spec: str, part: str) -> float:
     number, star, _ = part.partition("*")
     try:
-        if star:
+        if star and math.isfinite(float(number)):
             return float(number)
     except ValueError:
         pass

@@ -47,9 +47,9 @@ class Endpoint:
         try:
             from openai import OpenAI
         except ImportError:
-            raise MissingExtra("a judge", "judge") from None
+            raise MissingExtra("a judge", "client") from None
         self.model = name
-        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES, timeout=TIMEOUT)
+        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=RETRIES, timeout=TIMEOUT)
         self.tokens = {"prompt": 0, "completion": 0}
         self._lock = threading.Lock()
 
@@ -82,6 +82,8 @@ def _caught(ask: Callable[[Request], tuple[float, str | None]], request: Request
         return ask(request)
     except OpenAIError as error:
         return float("nan"), f"the request failed ({first_line(error)[:200]})"
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # the client passes on whatever came with status 200
+        return float("nan"), f"the endpoint's answer is no chat completion ({type(error).__name__})"
 
 
 class Judge:

@@ -93,6 +93,8 @@ class CausalModel:
         return self._mean_losses(sequences, lengths), lengths, cut
 
     def _prompt(self, messages: list[dict[str, str]]) -> str:
+        if not len(messages):
+            return ""
         if self.tokenizer.chat_template:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "\n\n".join(m["content"] for m in messages) + "\n\n"

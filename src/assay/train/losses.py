@@ -128,7 +128,8 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 def rating_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared error of each answer, [n]: the mean over its attributes that are rated. ``outputs`` and ``targets`` are [n, k], NaN where there is no rating.
 
-    The masked regression of HelpSteer2 (arXiv 2406.08673, section 3), on the scale of the ratings.
+    The masked regression of HelpSteer2 (arXiv 2406.08673, section 3), on the scale of the ratings; but every answer weighs the same here, where NeMo's code weighs every rating the same, which
+    differs where answers have different numbers of ratings.
     """
     rated = ~targets.isnan()
     error = torch.where(rated, outputs.float() - targets.nan_to_num(), 0.0) ** 2
