@@ -1,6 +1,6 @@
 """Assay: reward models end to end. Curate preference data, train, measure and use, with one score everywhere.
 
-The verbs of the command line, as functions: ``read``, ``curate``, ``train``, ``evaluate``, ``load_scorer``. What they need is imported at
+The verbs of the command line, as functions: ``read``, ``curate``, ``train``, ``evaluate``, ``load_scorer``; and ``reward_fn``, a scorer as a policy trainer calls it. What they need is imported at
 the first call, so that ``import assay`` is quick and needs no PyTorch.
 """
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from assay.curate.runner import curate
     from assay.evaluate.evaluate import evaluate
     from assay.pairs.read import read
+    from assay.score.reward_fn import reward_fn
     from assay.score.scorer import load_scorer
     from assay.train.train import train
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:200,background_thread:true")
 
 __version__ = "0.1.0"
-__all__ = ["AssayError", "curate", "evaluate", "load_scorer", "read", "train"]
+__all__ = ["AssayError", "curate", "evaluate", "load_scorer", "read", "reward_fn", "train"]
 
-_FUNCTIONS = {"read": "assay.pairs.read", "load_scorer": "assay.score.scorer"}
+_FUNCTIONS = {"read": "assay.pairs.read", "load_scorer": "assay.score.scorer", "reward_fn": "assay.score.reward_fn"}
 _ROOMS = ("curate", "train", "evaluate")
 
 

@@ -773,7 +773,12 @@ def score(
 
 
 @app.command
-def doctor(checkpoint: Path, *, as_json: Json = False) -> int:
+def doctor(
+    checkpoint: Path,
+    *,
+    against: Annotated[str | None, Parameter(help="A server (assay:URL, vllm:URL, openrlhf:URL#CHECKPOINT) or another checkpoint that should give the same scores.")] = None,
+    as_json: Json = False,
+) -> int:
     """Check a checkpoint against its scoring contract; every mismatch by name, with the fix. Exits with 1 if there is one.
 
     Parameters
@@ -788,7 +793,10 @@ def doctor(checkpoint: Path, *, as_json: Json = False) -> int:
         from assay.model.doctor import examine
     except ImportError:
         raise MissingExtra("the doctor loads the model, and", "train") from None
-    findings = examine(fetch(checkpoint))
+    from assay.score.scorer import load_scorer
+
+    other = load_scorer(against, precision="fp32") if against else None
+    findings = examine(fetch(checkpoint), (lambda conversations: [float(x) for x in other.score(conversations).values[:, 0]]) if other else None)
     if as_json:
         _print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
     else:

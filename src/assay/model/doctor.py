@@ -1,6 +1,7 @@
 """The doctor: what is wrong with a checkpoint, by name, with the fix."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ class Finding:
     fix: str = ""
 
 
-def examine(folder: Path) -> list[Finding]:
+def examine(folder: Path, against: Callable[[list[contracts.Conversation]], list[float]] | None = None) -> list[Finding]:
     """Everything the doctor finds about a checkpoint, the causes before their consequences.
+
+    Args:
+        folder: the checkpoint.
+        against: what gives the scores of conversations elsewhere, such as a server or another checkpoint, to be compared with the golden ones.
 
     Raises:
         AssayError: there is no contract to check against.
@@ -44,6 +49,8 @@ def examine(folder: Path) -> list[Finding]:
     findings += [*_tokens(reward_model, contract), *_scores(reward_model, contract)]
     if not (folder / onnx.FILE).is_file():
         findings += _plain_transformers(folder, contract)
+    if against:
+        findings += _elsewhere(reward_model, contract, against)
     return findings
 
 
@@ -113,6 +120,38 @@ def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
     worst = checkpoint.drift(reward_model, contract)
     ok = worst <= checkpoint.TOLERANCE
     yield Finding("canaries", ok, f"largest difference from the golden scores {worst:.1e} (allowed {checkpoint.TOLERANCE:.0e})", "" if ok else "see the findings above for the cause")
+
+
+def _elsewhere(reward_model: RewardModel, contract: Contract, against: Callable[[list[contracts.Conversation]], list[float]]) -> Iterator[Finding]:
+    """Whether the other side gives the golden scores; if not, which known mistake turns ours into theirs."""
+    theirs, golden = against([c.conversation for c in contract.canaries]), [c.score for c in contract.canaries]
+    worst = max((abs(a - b) for a, b in zip(theirs, golden, strict=True)), default=0.0)
+    if worst <= checkpoint.TOLERANCE:
+        yield Finding("the other side", True, f"agrees to {worst:.1e}")
+        return
+    for name, fix, scores in _mistakes(reward_model, contract):
+        if max(abs(a - b) for a, b in zip(theirs, scores, strict=True)) <= max(1e-3, 0.02 * worst):
+            yield Finding("the other side", False, f"differs by {worst:.2g}: {name}", fix)
+            return
+    drifted = worst <= 0.05 * max(1.0, max(golden) - min(golden))
+    yield Finding("the other side", False, f"differs by {worst:.2g}" + (", which is about what bf16 rounds" if drifted else ", by none of the known mistakes"), "let it compute in fp32" if drifted else "compare its tokenizer, template and weights with the checkpoint's")
+
+
+def _mistakes(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[str, str, list[float]]]:
+    """Known mistakes of servers, and what each makes of the canaries."""
+    golden = [c.score for c in contract.canaries]
+    yield "a sigmoid is applied to the reward", "ask for the raw value (`use_activation: false`), or set problem_type to regression there", [1 / (1 + math.exp(-score)) for score in golden]
+    yield "a softmax is applied to the only label", "ask for the raw value; a softmax over one label is always 1", [1.0] * len(golden)
+    yield "the sign is turned", "take the reward as it is", [-score for score in golden]
+    for name, fix, changed in _suspects(reward_model, contract):
+        yield name, fix.replace("in scoring.json", "there"), _rewards(changed, contract)
+    for length in (128, 256, 512, 1_024, 2_048, 4_096):
+        if length < reward_model.max_length:
+            yield f"truncated at {length} tokens instead of {reward_model.max_length}", f"set its limit to {reward_model.max_length} tokens", _rewards(replace(reward_model, max_length=length), contract)
+
+
+def _rewards(reward_model: RewardModel, contract: Contract) -> list[float]:
+    return [canary.score for canary in checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])]
 
 
 def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:

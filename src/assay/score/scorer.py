@@ -7,6 +7,7 @@ A spec is what the command line, a recipe and Python call a scorer:
 - ``perplexity:MODEL``: how likely a causal language model finds the answer;
 - ``implicit:POLICY,REFERENCE``: the reward a model trained by DPO stands for;
 - ``judge:MODEL@URL``: a language model that grades; ``judge-pairs:MODEL@URL``: one that compares, in both orders (for evaluation only);
+- ``assay:URL``, ``vllm:URL``, ``openrlhf:URL#CHECKPOINT``: a model behind a server;
 - ``mean(A,B)``, ``min(A,B)``, ``mean-0.5(A,B)`` (the mean less half the standard deviation), ``weighted(0.7*A,0.3*B)``: of any of these.
 """
 
@@ -78,6 +79,10 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         from assay.score.judge import Judge, PairJudge
 
         return (Judge if name.startswith("judge:") else PairJudge)(name, tick)
+    if name.startswith(("assay:", "vllm:", "openrlhf:")):
+        from assay.score.http import Remote
+
+        return Remote(name, tick)
     if name.startswith(("mean(", "mean-", "min(", "weighted(")) and name.endswith(")"):
         from assay.score.ensembles import Ensemble
 

@@ -1,0 +1,51 @@
+"""A scorer as the reward function of a policy trainer: TRL's and verl's shape."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.score.scorer import load_scorer
+
+
+def reward_fn(spec: str | Path, shape: str = "trl", **options: Any) -> Callable[..., Any]:
+    """The reward function of a scorer, loaded once.
+
+    Args:
+        spec: any scorer, see ``assay.score.scorer``.
+        shape: ``trl``: called with ``prompts`` and ``completions`` (texts, or lists of messages), gives a list of rewards, None where there is none. ``verl``: called as ``compute_score(data_source, solution_str,
+            ground_truth, extra_info)``, gives ``{"score": reward}``; the prompt is ``extra_info["prompt"]`` or ``extra_info["question"]``, text or messages.
+        options: handed to ``load_scorer``.
+
+    Raises:
+        AssayError: there is no such scorer.
+        ValueError: ``shape`` is neither; or, in a call, the prompt is missing.
+    """
+    if shape not in ("trl", "verl"):
+        raise ValueError(f"shape is {shape!r}, expected 'trl' or 'verl'")
+    scorer = load_scorer(spec, **options)
+
+    def rewards(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float | None]:
+        found = scorer.score([_turns(p, "user") + _turns(c, "assistant") for p, c in zip(prompts, completions, strict=True)]).values[:, 0]
+        return [None if np.isnan(reward) else float(reward) for reward in found]
+
+    def trl(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
+        return rewards(prompts, completions)
+
+    def verl(data_source: str, solution_str: str, ground_truth: Any, extra_info: dict[str, Any] | None = None, **_: Any) -> dict[str, float]:
+        prompt = next((value for key in ("prompt", "question") if (value := (extra_info or {}).get(key)) is not None), None)
+        if prompt is None:
+            raise ValueError("extra_info has neither `prompt` nor `question`; a reward needs to know what was asked")
+        (reward,) = rewards([prompt], [solution_str])
+        return {"score": float("nan") if reward is None else reward}
+
+    function = trl if shape == "trl" else verl
+    function.__name__ = "assay_reward"
+    return function
+
+
+def _turns(said: Any, role: str) -> list[dict[str, str]]:
+    if isinstance(said, str):
+        return [{"role": role, "content": said}]
+    return [{"role": m["role"], "content": m["content"]} for m in said]

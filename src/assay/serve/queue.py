@@ -1,0 +1,112 @@
+"""The queue: what requests of all dialects ask for, batched by tokens, one batch at a time.
+
+Whatever a request asks for becomes token sequences, which wait in the order they came. A batch is as many of them as fit a number of tokens; so a short request is never behind more than the batch under way
+and what came before it. Nobody waits without bounds: where too many tokens are waiting, ``submit`` raises ``Busy`` with how long it would take. Work whose request is gone is left out.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float32]
+"""Outputs of one sequence: the reward, then the attributes if there are several."""
+Score = Callable[[list[list[int]], list[object]], NDArray[np.float32]]
+"""Scores of token sequences, given which prompt each answers."""
+
+
+class Busy(Exception):
+    """Too much is waiting."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too much is waiting; try again in {seconds} s")
+        self.seconds = seconds
+
+
+@dataclass(slots=True)
+class Work:
+    """A sequence that waits for its score."""
+
+    ids: list[int]
+    prompt: object
+    result: "asyncio.Future[Row]"
+
+
+class Queue:
+    """The queue of one model."""
+
+    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, observe: Callable[[int, int, float], None] | None = None) -> None:
+        self.score, self.executor = score, executor
+        self.batch_tokens, self.waiting_tokens = batch_tokens, waiting_tokens
+        self.observe = observe or (lambda *_: None)
+        self.waiting: deque[Work] = deque()
+        self.tokens = 0
+        """Tokens that wait."""
+        self.rate = 0.0
+        """Tokens a second, of late."""
+        self._some = asyncio.Event()
+
+    async def submit(self, sequences: Sequence[tuple[list[int], object]]) -> list[Row]:
+        """The outputs of (token ids, prompt) sequences, in their order.
+
+        Raises:
+            Busy: too much is waiting already.
+        """
+        asked = sum(len(ids) for ids, _ in sequences)
+        if self.tokens and self.tokens + asked > self.waiting_tokens:
+            raise Busy(max(1, math.ceil(self.tokens / self.rate) if self.rate else 1))
+        loop = asyncio.get_running_loop()
+        works = [Work(ids, prompt, loop.create_future()) for ids, prompt in sequences]
+        self.waiting.extend(works)
+        self.tokens += asked
+        self._some.set()
+        try:
+            return list(await asyncio.gather(*(work.result for work in works)))
+        finally:
+            for work in works:
+                work.result.cancel()
+
+    async def run(self) -> None:
+        """Score what waits, for ever."""
+        while True:
+            await self._some.wait()
+            batch = self._next()
+            if batch:
+                await self._scored(batch)
+            if not self.waiting:
+                self._some.clear()
+
+    def _next(self) -> list[Work]:
+        """The next batch, without what nobody waits for any more."""
+        batch: list[Work] = []
+        tokens = 0
+        while self.waiting and (not batch or tokens + len(self.waiting[0].ids) <= self.batch_tokens):
+            work = self.waiting.popleft()
+            self.tokens -= len(work.ids)
+            if not work.result.done():
+                batch.append(work)
+                tokens += len(work.ids)
+        return batch
+
+    async def _scored(self, batch: list[Work]) -> None:
+        start = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        try:
+            rows = await loop.run_in_executor(self.executor, self.score, [work.ids for work in batch], [work.prompt for work in batch])
+        except Exception as error:
+            for work in batch:
+                if not work.result.done():
+                    work.result.set_exception(error)
+            return
+        for work, row in zip(batch, rows, strict=True):
+            if not work.result.done():
+                work.result.set_result(row)
+        seconds, tokens = time.perf_counter() - start, sum(len(work.ids) for work in batch)
+        self.rate = tokens / seconds if not self.rate else 0.8 * self.rate + 0.2 * tokens / seconds
+        self.observe(len(batch), tokens, seconds)
