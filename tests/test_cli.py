@@ -11,6 +11,7 @@ import pytest
 from assay import cli
 from assay.cli import run_app
 from assay.curate.steps import MODULES
+from assay.evaluate.suites import RULES
 from assay.recipes.recipe import shipped
 
 
@@ -37,14 +38,14 @@ def test_help_is_quick() -> None:
 def test_the_python_face() -> None:
     import assay
 
-    assert set(assay.__all__) == {"AssayError", "curate", "evaluate", "load_scorer", "read", "train"}
+    assert set(assay.__all__) == {"AssayError", "curate", "evaluate", "load_scorer", "read", "reward_fn", "train"}
     for name in assay.__all__:
         assert callable(getattr(assay, name))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         assay.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("topic", [*MODULES, *shipped(), "steps", "formats", "recipes", "recipe", "sources", "train", "evaluate"])
+@pytest.mark.parametrize("topic", [*MODULES, *shipped(), "steps", "formats", "recipes", "recipe", "sources", "train", "evaluate", "scorers", "suites", *RULES, "solution-steps"])
 def test_explain(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["explain", topic]) == 0
     assert len(capsys.readouterr().out) > 60

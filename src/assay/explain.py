@@ -19,6 +19,8 @@ from assay.recipes.recipe import Evaluation, Recipe, Source, shipped
 from assay.train.config import LoraConfig, LossConfig, TrainConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {"recipe": Recipe, "sources": Source, "train": TrainConfig, "loss": LossConfig, "lora": LoraConfig, "evaluate": Evaluation}
+STEPS = "solution-steps"
+"""The topic of the suite rule `steps`, since the steps of a curation have that name."""
 LOSSES = typing.get_args(LossConfig.model_fields["kind"].annotation)
 
 
@@ -45,8 +47,8 @@ def explain(topic: str) -> str:
         return "\n".join(f"{name}: {first_sentence(_loss(name))}" for name in LOSSES)
     if topic == "scorers":
         return _unimported("score/scorer.py")[0]
-    if topic in RULES:
-        return inspect.cleandoc(RULES[topic].about)
+    if topic in RULES or topic == STEPS:
+        return inspect.cleandoc(RULES["steps" if topic == STEPS else topic].about)
     if topic == "suites":
         return "\n".join(f"{name}: {first_sentence(rule.about)}{_published(name)}" for name, rule in RULES.items()) + f"\n\nA suite of your own, as a YAML file:\n\n{fields(Description)}"
     if topic == "importing":
@@ -55,7 +57,7 @@ def explain(topic: str) -> str:
         return "\n".join(f"{f.name}: {f.about}" for f in FORMATS)
     if topic == "recipes":
         return "\n".join(f"{name}: {path}" for name, path in recipes.items())
-    known = [*MODULES, *SECTIONS, *LOSSES, *recipes, *RULES, "steps", "losses", "formats", "importing", "recipes", "scorers", "suites"]
+    known = [*MODULES, *SECTIONS, *LOSSES, *recipes, *(STEPS if rule == "steps" else rule for rule in RULES), "steps", "losses", "formats", "importing", "recipes", "scorers", "suites"]
     raise AssayError(f"nothing is called `{topic}`.{did_you_mean(topic, known)} Known: {', '.join(known)}")
 
 

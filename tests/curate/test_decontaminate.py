@@ -213,7 +213,7 @@ def test_both_parts_of_judgebench_are_looked_for(root: Path) -> None:
 
 
 def test_every_known_benchmark_has_a_data_set() -> None:
-    assert set(decontaminate.BENCHMARKS) == {"rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe"}
+    assert set(decontaminate.BENCHMARKS) == {"rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe", "ppe-preference", "ppe-correctness"}
     assert {dataset for parts in decontaminate.BENCHMARKS.values() for dataset, _ in parts} == set(HUB)
 
 

@@ -240,7 +240,7 @@ READ_ARGUMENTS = {
         ["explain", "agre"],
         f"nothing is called `agre`. Did you mean `agree`? Known: {', '.join(MODULES)}, "
         "recipe, sources, train, loss, lora, evaluate, bradley_terry, temperature_bt, focal, focal_penalty, hinge, margin_mse, cross_entropy, tempered_log, margin_bt, scaled_bt, "
-        "demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork, steps, losses, formats, importing, recipes",
+        "demo, helpsteer2-preference, helpsteer2, skywork-audited, skywork, pairs, best-of-n, rewardbench, rewardbench2, rm-bench, judgebench, ppe-preference, ppe-correctness, rmb, solution-steps, ratings, steps, losses, formats, importing, recipes, scorers, suites",
     ),
 }
 

@@ -62,7 +62,7 @@ def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
     rule = RULES[suite.rule].measure
     tree, rewards = rule(suite, scored.rewards), scored.rewards
     if not any(len(tree.parts[part].rows) for part in tree.overall):
-        raise AssayError(f"{suite.name}: nothing to measure by the rule `{suite.rule}`, no item has a right and a wrong answer; see `assay explain {suite.rule}`")
+        raise AssayError(f"{suite.name}: nothing to measure by the rule `{suite.rule}`, no item has a right and a wrong answer")
     clusters = [item.cluster for item in suite.items]
     groups = {name: (part.rows, part.values) for name, part in tree.parts.items() if len(part.rows)}
     draws = resampled_means(groups, clusters, [item.subset for item in suite.items], suite.name)

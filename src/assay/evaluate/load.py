@@ -104,7 +104,7 @@ def _suite(name: str, rule: str, data: Iterable[tuple[str, str]], data_root: Pat
         aside += left
     if not found:
         first = f"; the first: {aside[0]['reason']}" if aside else ""
-        raise AssayError(f"{name}: no item could be read{first}. What the rule `{rule}` reads: `assay explain {rule}`")
+        raise AssayError(f"{name}: no item could be read{first}. What the rule `{rule}` reads: `assay explain {'solution-steps' if rule == 'steps' else rule}`")
     suite = Suite(name, rule, found, aside)
     suite.warnings += RULES[rule].warnings(suite)
     return suite
