@@ -756,7 +756,7 @@ def score(
     Parameters
     ----------
     scorer
-        A checkpoint folder, a hub id, or `rule:length`.
+        Anything that scores, see `assay explain scorers`.
     data
         A file, a folder or a hub id.
     """
@@ -768,7 +768,8 @@ def score(
     with Terminal().bar("scoring", None) as tick:
         table, aside = score_file(load_scorer(scorer, precision=precision, tick=tick), data, split=split)
     write_scores(table, output)
-    print(f"{table.height:,} rows scored, {aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
+    failed = table["reason"].is_not_null().sum() if "reason" in table.columns else 0
+    print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The verb ``score``: scores for every row of a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,8 @@ def score_file(scorer: Scorer, source: str, *, split: str = "train") -> tuple[pl
     """Scores for the rows of ``source``, and how many rows could not be read.
 
     Pairs of any known format get ``chosen_score``, ``rejected_score`` and ``margin`` beside their id; rows with ``messages``, or with ``prompt`` and ``response``,
-    get ``score``. ``truncated`` says that a conversation was longer than the scorer reads.
+    get ``score``. ``truncated`` says that a conversation was longer than the scorer reads; where there are rows without a score,
+    ``reason`` says why.
 
     Raises:
         AssayError: the source cannot be read.
@@ -35,7 +37,8 @@ def score_file(scorer: Scorer, source: str, *, split: str = "train") -> tuple[pl
         rejected_score=pl.Series(scores.values[n:, 0]),
         truncated=pl.Series(scores.truncated[:n] | scores.truncated[n:]),
     )
-    return table.with_columns(margin=pl.col("chosen_score") - pl.col("rejected_score")), len(reading.aside)
+    reasons = {i: scores.reasons.get(i) or scores.reasons.get(n + i) for i in range(n)}
+    return _with_reasons(table.with_columns(margin=pl.col("chosen_score") - pl.col("rejected_score")), reasons), len(reading.aside)
 
 
 def _conversations(scorer: Scorer, source: str, split: str) -> tuple[pl.DataFrame, int]:
@@ -49,7 +52,14 @@ def _conversations(scorer: Scorer, source: str, split: str) -> tuple[pl.DataFram
     if not conversations:
         raise AssayError(f"{source}: none of the {aside:,} rows is a conversation")
     scores = scorer.score(conversations)
-    return pl.DataFrame({"row": numbers, "score": scores.values[:, 0], "truncated": scores.truncated}), aside
+    return _with_reasons(pl.DataFrame({"row": numbers, "score": scores.values[:, 0], "truncated": scores.truncated}), scores.reasons), aside
+
+
+def _with_reasons(table: pl.DataFrame, reasons: Mapping[int, str | None]) -> pl.DataFrame:
+    """``table`` with a column ``reason`` that says why a row has no score, if there is such a row."""
+    if not any(reasons.values()):
+        return table
+    return table.with_columns(reason=pl.Series([reasons.get(i) for i in range(table.height)], dtype=pl.String))
 
 
 def _conversation(row: sources.RawRow) -> Messages:
