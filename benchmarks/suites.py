@@ -1,12 +1,14 @@
 """Every local evaluation set by every kind of scorer: length, a surface probe, trained MiniLM and SmolLM2, perplexity. The table of docs/results.md.
 
-    python benchmarks/suites.py DATA -o FOLDER        DATA holds train_*/pairs.parquet, eval_* and ratings_*
+    python benchmarks/suites.py DATA -o FOLDER [--most 400]        DATA holds train_*/pairs.parquet, eval_* and ratings_*
 
 MiniLM is trained with three seeds and SmolLM2 with one, on the same pairs of permissively licensed sources, at most 300 a source, none of them with a prompt of an evaluation set. The accuracies of the
-seeds are averaged, and their spread is printed beside the interval over prompts of the first. What is done is not done again.
+seeds are averaged, and their spread is printed beside the interval over prompts of the first. ``--most`` takes about so many items of each set (a third of it of steps and
+ratings): all items of some prompts, the same for every scorer. What is done is not done again.
 """
 
 import argparse
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from assay.curate.runner import curate
 from assay.curate.steps import decontaminate
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.load import load_suite
+from assay.evaluate.suite import Suite
 from assay.files import read_json
 from assay.pairs.read import read
 from assay.pairs.schema import stack
@@ -49,11 +52,21 @@ def suites_of(data: Path) -> list[str]:
     return found + [f"{p.name}:ratings={p / 'ratings.parquet'}" for p in sorted(data.glob("ratings_*")) if (p / "ratings.parquet").is_file()]
 
 
+def some(suite: Suite, most: int) -> Suite:
+    """About ``most`` items, by the hashes of their prompts."""
+    most = most if suite.rule in ("pairs", "rm-bench") else -(-most // 3)
+    if not most or len(suite.items) <= most:
+        return suite
+    part = most / len(suite.items)
+    return Suite(suite.name, suite.rule, [item for item in suite.items if zlib.crc32(item.cluster.encode()) / 2**32 < part], suite.aside, suite.warnings)
+
+
 def main() -> None:
     """Train, measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=0, help="items of each set; 0 for all")
     arguments = parser.parse_args()
     pairs = training_pairs(arguments.data, arguments.output)
     scorers = {"longer answer": "rule:length"}
@@ -61,7 +74,7 @@ def main() -> None:
         for seed in SEEDS[name]:
             scorers[f"{name}, seed {seed}"] = str(train(pairs, config.model_copy(update={"seed": seed}), arguments.output / f"{name}-{seed}"))
     scorers["perplexity, smollm2"] = "perplexity:smollm2"
-    suites = [load_suite(spec) for spec in suites_of(arguments.data)]
+    suites = [some(load_suite(spec), arguments.most) for spec in suites_of(arguments.data)]
     results = {}
     for name, spec in scorers.items():
         folder = arguments.output / "results" / name.replace(", ", "-").replace(" ", "-")

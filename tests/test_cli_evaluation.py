@@ -165,7 +165,7 @@ def test_a_data_root_is_where_hub_data_is_looked_for(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "rewardbnch"], "rewardbnch: no such file or folder, and not a hub id of the form owner/name"),
+        (["--suite", "rewardbnch"], "rewardbnch: no such file, and not a published suite. Did you mean `rewardbench`? Published: rewardbench, rewardbench2, rm-bench, judgebench, ppe-preference, ppe-correctness"),
         (["--suite", "x:paris=mine.jsonl"], "x:paris=mine.jsonl: there is no rule `paris`. Did you mean `pairs`? Rules: pairs, best-of-n, rewardbench, rewardbench2, rm-bench, judgebench, ppe-preference, ppe-correctness, rmb, steps, ratings"),
         (["--suite", "rmb"], "rmb: RMB is published in its repository, not on the hub; give the folder with its files, rmb=PATH"),
         (["--suite", "mine.jsonl", "--suite", "mine.jsonl"], "two suites have the same name (mine, mine); give them names with NAME=PATH"),

@@ -58,6 +58,8 @@ def load_suite(spec: str, data_root: Path | None = None) -> Suite:
         return _suite(path, path, PUBLISHED[path], data_root)
     if not name and path == "rmb":
         raise AssayError("rmb: RMB is published in its repository, not on the hub; give the folder with its files, rmb=PATH")
+    if not name and not any(sign in path for sign in "/\\.") and not Path(path).exists():
+        raise AssayError(f"{path}: no such file, and not a published suite.{did_you_mean(path, PUBLISHED)} Published: {', '.join(PUBLISHED)}")
     given, colon, rule = name.rpartition(":")
     if colon and rule not in RULES:
         raise AssayError(f"{spec}: there is no rule `{rule}`.{did_you_mean(rule, RULES)} Rules: {', '.join(RULES)}")
