@@ -797,7 +797,15 @@ def doctor(
     from assay.score.scorer import load_scorer
 
     other = load_scorer(against, precision="fp32") if against else None
-    findings = examine(fetch(checkpoint), (lambda conversations: [float(x) for x in other.score(conversations).values[:, 0]]) if other else None)
+
+    def elsewhere(conversations: list[list[dict[str, str]]]) -> list[float]:
+        assert other is not None
+        scores = other.score(conversations)
+        if scores.reasons:
+            raise AssayError(f"--against {against}: {next(iter(scores.reasons.values()))}")
+        return [float(x) for x in scores.values[:, 0]]
+
+    findings = examine(fetch(checkpoint), elsewhere if other else None)
     if as_json:
         _print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
     else:

@@ -125,26 +125,34 @@ def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
 def _elsewhere(reward_model: RewardModel, contract: Contract, against: Callable[[list[contracts.Conversation]], list[float]]) -> Iterator[Finding]:
     """Whether the other side gives the golden scores; if not, which known mistake turns ours into theirs."""
     theirs, golden = against([c.conversation for c in contract.canaries]), [c.score for c in contract.canaries]
-    worst = max((abs(a - b) for a, b in zip(theirs, golden, strict=True)), default=0.0)
+    if missing := sum(math.isnan(score) for score in theirs):
+        yield Finding("the other side", False, f"has no score for {missing} of {len(theirs)} canaries", "look at its log")
+        return
+    worst = _apart(theirs, golden)
     if worst <= checkpoint.TOLERANCE:
         yield Finding("the other side", True, f"agrees to {worst:.1e}")
         return
     for name, fix, scores in _mistakes(reward_model, contract):
-        if max(abs(a - b) for a, b in zip(theirs, scores, strict=True)) <= max(1e-3, 0.02 * worst):
+        if _apart(theirs, scores) <= max(checkpoint.TOLERANCE, 0.02 * worst) and _apart(scores, golden) > worst / 2:
             yield Finding("the other side", False, f"differs by {worst:.2g}: {name}", fix)
             return
     drifted = worst <= 0.05 * max(1.0, max(golden) - min(golden))
     yield Finding("the other side", False, f"differs by {worst:.2g}" + (", which is about what bf16 rounds" if drifted else ", by none of the known mistakes"), "let it compute in fp32" if drifted else "compare its tokenizer, template and weights with the checkpoint's")
 
 
+def _apart(a: list[float], b: list[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
 def _mistakes(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[str, str, list[float]]]:
     """Known mistakes of servers, and what each makes of the canaries."""
     golden = [c.score for c in contract.canaries]
-    yield "a sigmoid is applied to the reward", "ask for the raw value (`use_activation: false`), or set problem_type to regression there", [1 / (1 + math.exp(-score)) for score in golden]
+    yield "a sigmoid is applied to the reward", "ask for the raw value (`use_activation: false`), or set problem_type to regression there", [0.5 * (1 + math.tanh(score / 2)) for score in golden]
     yield "a softmax is applied to the only label", "ask for the raw value; a softmax over one label is always 1", [1.0] * len(golden)
     yield "the sign is turned", "take the reward as it is", [-score for score in golden]
-    for name, fix, changed in _suspects(reward_model, contract):
-        yield name, fix.replace("in scoring.json", "there"), _rewards(changed, contract)
+    added = reward_model.add_special_tokens
+    name = "special tokens are missing (no BOS)" if added else "special tokens are added twice (double BOS)"
+    yield name, f"set add_special_tokens to {str(added).lower()} there", _rewards(replace(reward_model, add_special_tokens=not added), contract)
     for length in (128, 256, 512, 1_024, 2_048, 4_096):
         if length < reward_model.max_length:
             yield f"truncated at {length} tokens instead of {reward_model.max_length}", f"set its limit to {reward_model.max_length} tokens", _rewards(replace(reward_model, max_length=length), contract)

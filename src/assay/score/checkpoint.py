@@ -24,6 +24,8 @@ from assay.score.scorer import Scores, Tick
 
 MOST_TOGETHER = 8
 """Answers that share one copy of their prompt; with more, what the mask costs outweighs what is saved."""
+WORTH = 0.75
+"""Answers share a row only if that leaves so much of their tokens; with less to share, the wider attention costs more."""
 
 
 class CheckpointScorer:
@@ -77,7 +79,7 @@ def score_tokens(
     reward_model.model.eval()
     layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else layout_for(reward_model.model, None, reward_model.tokenizer.pad_token_id)
     network = network or reward_model.network(layout)
-    groups = _by_prompt(prompts, place) if layout == "shared" else [[i] for i in range(len(distinct))]
+    groups = [part for group in _by_prompt(prompts, place) for part in _worth(group, distinct)] if layout == "shared" else [[i] for i in range(len(distinct))]
     lengths = [size([distinct[i] for i in group], layout) for group in groups]
     done = 0
     with torch.inference_mode(), in_precision(precision, reward_model.device):
@@ -103,6 +105,12 @@ def _by_prompt(prompts: Sequence[object], place: Sequence[int]) -> list[list[int
             of.setdefault(prompt, []).append(i)
     found = list(of.values())
     return [members[at : at + MOST_TOGETHER] for members in found for at in range(0, len(members), MOST_TOGETHER)]
+
+
+def _worth(group: list[int], sequences: Sequence[list[int]]) -> list[list[int]]:
+    """The group, or each of its members by itself."""
+    members = [sequences[i] for i in group]
+    return [group] if size(members, "shared") <= WORTH * sum(map(len, members)) else [[i] for i in group]
 
 
 def _folder(spec: str) -> Path:

@@ -7,6 +7,7 @@ Several requests are under way at once; what comes back keeps the order. Answers
 fails for good leaves its conversations without a score, each with the reason.
 """
 
+import math
 import os
 import random
 import time
@@ -33,7 +34,11 @@ TIMEOUT = 300.0
 
 
 class Failed(Exception):
-    """A request that failed for good."""
+    """A request that failed for good, with its status if there was an answer."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Remote:
@@ -50,9 +55,12 @@ class Remote:
             import httpx2
         except ImportError:
             raise MissingExtra("a scorer behind a URL", "client") from None
-        key = os.environ.get("ASSAY_API_KEY")
+        self.url = url.rstrip("/")
         self.errors: tuple[type[Exception], ...] = (httpx2.HTTPError,)
-        self.client = httpx2.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}, limits=httpx2.Limits(max_connections=AT_ONCE))
+        try:
+            httpx2.URL(self.url)
+        except httpx2.InvalidURL as error:
+            raise AssayError(f"{spec}: not a URL ({first_line(error)})") from None
         self.spec, self.tick = spec, tick
         ask: dict[str, tuple[Callable[[list[Any]], list[Any]], int]] = {"assay": (self._assay, TOGETHER), "vllm": (self._vllm, 1), "openrlhf": (self._openrlhf, TOGETHER)}
         self.ask, self.together = ask[kind]
@@ -71,24 +79,29 @@ class Remote:
         parts = [[[dict(m) for m in c] for c in conversations[i : i + self.together]] for i in range(0, len(conversations), self.together)]
         values = np.full((len(conversations), len(self.attributes)), np.nan, dtype=np.float32)
         truncated, reasons, done = np.zeros(len(conversations), dtype=bool), {}, 0
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with _client() as self.client, ThreadPoolExecutor(AT_ONCE) as pool:
             for part, found in zip(parts, pool.map(self._tried, parts), strict=True):
-                here = range(done, done + len(part))
-                if isinstance(found, Failed):
-                    reasons.update(dict.fromkeys(here, str(found)))
-                else:
-                    values[here.start : here.stop] = [row for row, _ in found]
-                    truncated[here.start : here.stop] = [cut for _, cut in found]
+                for i, one in enumerate(found, done):
+                    if isinstance(one, Failed):
+                        reasons[i] = str(one)
+                    else:
+                        values[i], truncated[i] = one
                 done += len(part)
                 if self.tick:
                     self.tick(done, len(conversations))
         return Scores(values, truncated, reasons)
 
-    def _tried(self, part: list[Any]) -> Any:
+    def _tried(self, part: list[Any]) -> list[Any]:
+        """For each conversation its scores and whether it was cut, or why there is none. What is refused as a whole is asked for in halves: one bad conversation shall not cost the others their scores."""
         try:
             return self.ask(part)
-        except Failed as failure:
-            return failure
+        except UnicodeEncodeError:
+            failure = Failed("a text contains a lone surrogate, which is no character", 400)
+        except Failed as failed:
+            failure = failed
+        if len(part) > 1 and failure.status in (400, 413, 422):
+            return self._tried(part[: len(part) // 2]) + self._tried(part[len(part) // 2 :])
+        return [failure] * len(part)
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, after as many tries as it takes.
@@ -96,37 +109,43 @@ class Remote:
         Raises:
             Failed: it is refused, or all tries failed.
         """
+        status = 0
         for attempt in range(TRIES):
             wait = min(LONGEST_WAIT, 0.2 * 2**attempt) * (0.5 + random.random())
             try:
-                response = self.client.post(path, json=body)
+                response = self.client.post(self.url + path, json=body)
             except self.errors as error:
                 reason = first_line(error)
             else:
                 if response.status_code == 200:
                     return _json(response)
-                reason = f"status {response.status_code}: {response.text[:200]}"
+                status = response.status_code
+                reason = f"status {status}: {response.text[:200]}"
                 if response.status_code != 429 and response.status_code < 500:
                     break
                 after = response.headers.get("retry-after", "")
                 wait = min(LONGEST_WAIT, float(after)) if after.isdigit() else wait
             if attempt + 1 < TRIES:
                 time.sleep(wait)
-        raise Failed(f"{self.client.base_url}{path.lstrip('/')}: {reason}")
+        raise Failed(f"{self.url}{path}: {reason}", status)
 
     def _introduce(self) -> None:
         """Ask a server of ours for the attributes and the fingerprint of the model."""
         wrong: tuple[type[Exception], ...] = (*self.errors, Failed, KeyError, TypeError)
         try:
-            response = self.client.get("/v1/models")
-            models = {model["id"]: model for model in _json(response)["data"]}
+            with _client() as client:
+                response = client.get(f"{self.url}/v1/models")
+            if response.status_code != 200:
+                raise Failed(f"status {response.status_code}: {response.text[:200]}")
+            models = {model["id"]: (model["fingerprint"], model["attributes"]) for model in _json(response)["data"]}
+            if not models:
+                raise Failed("it serves no model")
         except wrong as error:
             raise AssayError(f"{self.spec}: no server of Assay answers there ({first_line(error)})") from None
         if self.name and self.name not in models:
             raise AssayError(f"{self.spec}: the server has no model `{self.name}`, only {', '.join(models)}")
-        model = models[self.name] if self.name else next(iter(models.values()))
-        self._fingerprint = f"{model['fingerprint']}"
-        self.attributes = ("reward", *model["attributes"][1:]) if len(model["attributes"]) > 1 else ("reward",)
+        self._fingerprint, attributes = models[self.name] if self.name else next(iter(models.values()))
+        self.attributes = tuple(attributes)
 
     def _assay(self, part: list[Any]) -> list[Any]:
         found = self._post("/v1/rewards", {"conversations": part, **({"model": self.name} if self.name else {})})
@@ -141,6 +160,13 @@ class Remote:
         return _rows(lambda: [([float(reward)], False) for reward in found["rewards"]], len(part))
 
 
+def _client() -> Any:
+    import httpx2
+
+    key = os.environ.get("ASSAY_API_KEY")
+    return httpx2.Client(timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}, limits=httpx2.Limits(max_connections=AT_ONCE))
+
+
 def _json(response: Any) -> Any:
     try:
         return response.json()
@@ -150,11 +176,13 @@ def _json(response: Any) -> Any:
 
 def _rows(read: Callable[[], list[Any]], expected: int) -> list[Any]:
     try:
-        rows = read()
+        rows = [([float(value) for value in row], cut) for row, cut in read()]
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise Failed(f"the answer has another shape than expected ({type(error).__name__}: {error})") from None
     if len(rows) != expected:
         raise Failed(f"{len(rows)} scores for {expected} conversations")
+    if not all(math.isfinite(value) for row, _ in rows for value in row):
+        raise Failed("a score is not a finite number")
     return rows
 
 

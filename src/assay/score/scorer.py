@@ -54,6 +54,16 @@ class Scorer(Protocol):
         ...
 
 
+def check_precision(precision: str) -> None:
+    """Check that there is such a precision.
+
+    Raises:
+        AssayError: there is not.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise AssayError(f"precision is `{precision}`, expected auto, fp32 or bf16")
+
+
 def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> Scorer:
     """The scorer that ``spec`` names.
 
@@ -67,8 +77,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         AssayError: nothing is there, or the checkpoint breaks its contract.
     """
     name = str(spec)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise AssayError(f"precision is `{precision}`, expected auto, fp32 or bf16")
+    check_precision(precision)
     if name.startswith("rule:"):
         from assay.score.rules import Length
 

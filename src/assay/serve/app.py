@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
 
 from assay import __version__
 from assay.score.checkpoint import CheckpointScorer
 from assay.serve.dialects import own, trainers, vllm
-from assay.serve.guard import Guard
+from assay.serve.guard import Guard, log
 from assay.serve.models import Models, Unfit
 from assay.serve.queue import Busy
 
@@ -87,7 +90,7 @@ def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, 
 
     def seen(method: str, path: str, status: int, seconds: float) -> None:
         known = path if path in paths else "other"
-        metrics.requests.labels(method, known, str(status)).inc()
+        metrics.requests.labels(method if method in ("GET", "POST", "HEAD", "OPTIONS") else "other", known, str(status)).inc()
         metrics.seconds.labels(known).observe(seconds)
 
     return Guard(app, key=key, most_bytes=limits.body_bytes, seconds=limits.body_seconds, seen=seen)
@@ -112,9 +115,14 @@ def _errors(app: FastAPI, limits: Limits) -> None:
         first = error.errors()[0]
         return answer(422, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
 
-    @app.exception_handler(TimeoutError)
-    async def late(_: Request, error: TimeoutError) -> Response:
-        return answer(503, f"no answer within {limits.request_seconds:g} s", {"Retry-After": "5"})
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        log.error(json.dumps({"path": request.url.path, "error": "".join(traceback.format_exception(error))}))
+        return answer(500, "the server failed on this request; its log says why")
 
     @app.middleware("http")
     async def limited(request: Request, call_next: Any) -> Response:

@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +19,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """What needs no key."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 log = logging.getLogger("assay.serve")
 
 
@@ -105,9 +107,11 @@ class Guard:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
+            await asyncio.wait({answering})
         finally:
             leaving.cancel()
+        if not answering.cancelled():
+            answering.exception()  # it has been answered with 500 and logged
 
     def _log(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         path, method = scope["path"], scope["method"]
@@ -124,7 +128,11 @@ async def _left(receive: Receive) -> None:
 
 def _check_json(body: bytes) -> None:
     try:
-        json.loads(body.decode("utf-8"))
+        value = json.loads(body.decode("utf-8"))
+        if _SURROGATE.search(body):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refused(400, "a text contains a lone surrogate, which is no character") from None
     except UnicodeDecodeError:
         raise Refused(400, "the body is not UTF-8") from None
     except RecursionError:

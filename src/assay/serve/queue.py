@@ -99,6 +99,8 @@ class Queue:
         loop = asyncio.get_running_loop()
         try:
             rows = await loop.run_in_executor(self.executor, self.score, [work.ids for work in batch], [work.prompt for work in batch])
+            if len(rows) != len(batch):
+                raise ValueError(f"{len(rows)} scores for {len(batch)} sequences")
         except Exception as error:
             for work in batch:
                 if not work.result.done():

@@ -1,16 +1,21 @@
 """The verb ``serve``: load the checkpoints, check their contracts, and listen."""
 
+import json
 import logging
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assay.errors import AssayError
 from assay.score.checkpoint import CheckpointScorer
+from assay.score.scorer import check_precision
 from assay.serve.app import Limits, create_app
 
 HEAD_SECONDS = 10.0
@@ -22,19 +27,40 @@ GRACE_SECONDS = 60
 class Impatient(H11Protocol):
     """Closes connections that send the head of their request too slowly."""
 
+    _late: Any = None
+
     def connection_made(self, transport: Any) -> None:
         """Start the clock."""
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEAD_SECONDS, self._too_late)
+        self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 
-    def _too_late(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        """Stop it where a head is complete, start it where one has begun."""
+        super().data_received(data)
+        begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if not begun:
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop it."""
-        self._late.cancel()
+        self._stop()
         super().connection_lost(exc)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class JsonLines(logging.Formatter):
+    """A log line as a JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Ours are JSON already."""
+        said = record.getMessage()
+        return said if record.name == "assay.serve" else json.dumps({"level": record.levelname.lower(), "logger": record.name, "message": said})
 
 
 def load_models(specs: Sequence[str], precision: str) -> dict[str, CheckpointScorer]:
@@ -45,6 +71,7 @@ def load_models(specs: Sequence[str], precision: str) -> dict[str, CheckpointSco
     """
     if not specs:
         raise AssayError("nothing to serve: give one or more checkpoints")
+    check_precision(precision)
     scorers: dict[str, CheckpointScorer] = {}
     for spec in specs:
         name, equals, path = spec.partition("=")
@@ -60,8 +87,23 @@ def load_models(specs: Sequence[str], precision: str) -> dict[str, CheckpointSco
 
 def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precision: str, limits: Limits) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    _check_port(host, port)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("assay.serve").setLevel(logging.INFO)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
     app = create_app(load_models(specs, precision), key=key, limits=limits)
-    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, limit_concurrency=2_000)
+    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, limit_concurrency=2_000)
     uvicorn.Server(config).run()
+
+
+def _check_port(host: str, port: int) -> None:
+    """Check that one can listen there, before any model is loaded."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AssayError(f"cannot listen on {host}:{port} ({error.strerror or error}); choose another with --host and --port") from None

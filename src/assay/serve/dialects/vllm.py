@@ -116,7 +116,8 @@ async def _asked(models: Models, request: ClassifyRequest) -> list[Answer]:
 def _message(message: dict[str, Any], i: int) -> dict[str, str]:
     role, content = message.get("role"), message.get("content")
     if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        content = "".join(text for text in texts if isinstance(text, str)) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(role, str) or not isinstance(content, str):
         raise Unfit(f"messages[{i}] is no message: it needs a role and a content of text")
     return {"role": role, "content": content}
