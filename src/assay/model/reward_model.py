@@ -20,7 +20,7 @@ from assay.files import first_line
 from assay.model import onnx, template
 from assay.model.layout import Name
 from assay.model.loading import quiet
-from assay.model.network import Network, as_reward_model, is_decoder, use_attention
+from assay.model.network import Network, as_reward_model, is_decoder, layout_for, use_attention
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
 PAD = "<|assay_pad|>"
@@ -36,6 +36,7 @@ class RewardModel:
     add_special_tokens: bool
     merge: dict[str, float] = field(default_factory=lambda: {"reward": 1.0})
     """The model's outputs in their order, and what each weighs in the reward."""
+    _layout: Name | None = field(default=None, init=False, repr=False, compare=False)
 
     def encode(self, conversations: Sequence[list[dict[str, str]]]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each conversation, at most ``max_length``, and whether it was longer (then its beginning is lost)."""
@@ -59,6 +60,12 @@ class RewardModel:
         if truncation and self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_truncation()  # or it would be saved with the tokenizer's files
         return [list(ids) for ids in encoded["input_ids"]]
+
+    def best_layout(self) -> Name:
+        """The layout that costs the fewest tokens; what the model can do is tried once."""
+        if self._layout is None:
+            self._layout = layout_for(self.model, None, self.tokenizer.pad_token_id)
+        return self._layout
 
     def network(self, layout: Name = "padded") -> Network:
         """The network as a module that takes groups of token sequences."""

@@ -13,7 +13,6 @@ from assay.errors import AssayError
 from assay.files import fingerprint, first_line
 from assay.model import checkpoint
 from assay.model.layout import size
-from assay.model.network import layout_for
 from assay.model.onnx import OnnxModel
 from assay.model.reward_model import RewardModel, best_device, in_precision, precision_of
 from assay.pairs.schema import Message
@@ -77,7 +76,7 @@ def score_tokens(
     values = np.zeros((len(distinct), len(names_of(reward_model))), dtype=np.float32)
     was_training = reward_model.model.training
     reward_model.model.eval()
-    layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else layout_for(reward_model.model, None, reward_model.tokenizer.pad_token_id)
+    layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else reward_model.best_layout()
     network = network or reward_model.network(layout)
     groups = [part for group in _by_prompt(prompts, place) for part in _worth(group, distinct)] if layout == "shared" else [[i] for i in range(len(distinct))]
     lengths = [size([distinct[i] for i in group], layout) for group in groups]

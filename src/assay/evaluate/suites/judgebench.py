@@ -12,7 +12,8 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.evaluate.intervals import Floats
-from assay.evaluate.suite import Item, Part, Suite, Tree, by_items
+from assay.evaluate.suite import Item, Suite, Tree, by_items
+from assay.evaluate.suites.pairs import by_subset
 from assay.evaluate.suites.raw import answer, get, text
 from assay.pairs.messages import Aside, prompt_of
 from assay.pairs.schema import prompt_id
@@ -48,10 +49,7 @@ def measure(suite: Suite, scores: Floats) -> Tree:
         says_a = scores[:, 0] > scores[:, 1]
     values = (says_a == (suite.gold[:, 0] == 1)).astype(float)
     values[np.isnan(scores[:, :2]).any(axis=1)] = 0.0  # a failure is no verdict for B
-    parts = {}
-    for name in suite.subsets:
-        rows = suite.rows(name)
-        parts[name] = Part(rows, values[rows])
+    parts = by_subset(suite, values)
     return Tree(parts, {"macro average": {name: 1 / len(parts) for name in parts}}, by_items(parts))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from assay.evaluate.intervals import Floats
-from assay.evaluate.suite import Item, Part, Suite, Tree, equally
+from assay.evaluate.suite import Item, Suite, Tree, equally
+from assay.evaluate.suites.pairs import by_subset
 from assay.evaluate.suites.raw import answer, get, items_of, text
 from assay.pairs.messages import Aside, prompt_of
 from assay.pairs.schema import prompt_id
@@ -54,10 +55,7 @@ def beats_all(scores: Floats, there: Any) -> Floats:
 def measure(suite: Suite, scores: Floats) -> Tree:
     """Accuracy by kind and goal, and the plain mean of those that are there."""
     values = beats_all(scores, suite.there)
-    parts = {}
-    for name in suite.subsets:
-        rows = suite.rows(name)
-        parts[name] = Part(rows, values[rows])
+    parts = by_subset(suite, values)
     return Tree(parts, {}, equally(list(parts)))
 
 
