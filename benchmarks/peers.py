@@ -101,7 +101,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     args = parser.parse_args()
     files = sorted((args.pool / "Magpie-Align" / "Magpie-Llama-3.1-Pro-DPO-100K-v0.1").rglob("*.parquet"))
-    pairs = pl.concat([read(f).pairs.select("prompt", "chosen") for f in files]).head(args.rows)
+    parts: list[pl.DataFrame] = []
+    while files and sum(part.height for part in parts) < args.rows:
+        parts.append(read(files.pop(0)).pairs.select("prompt", "chosen"))
+    pairs = pl.concat(parts).head(args.rows)
     texts = ["\n".join(m["content"] for m in [*p, *c]) for p, c in pairs.iter_rows()]
     prompts = ["\n".join(m["content"] for m in p) for p in pairs["prompt"].to_list()]
     bench = pl.read_parquet(args.pool / "allenai/reward-bench/data/filtered-00000.parquet")

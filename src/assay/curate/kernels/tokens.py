@@ -1,7 +1,7 @@
 """Texts as arrays of word hashes: a whole column at once, with no Python object a word.
 
-A word is what ``text.words`` says it is. ASCII texts, nearly all, are split and hashed from their bytes; the others go through
-``text.words`` first. The 64-bit hash reads a word eight bytes at a time and is the same on every machine.
+A word is what ``text.words`` says it is. Texts are split and hashed from their bytes; those beyond ASCII, joined into one, go through
+``text.only_words`` first. The 64-bit hash reads a word eight bytes at a time and is the same on every machine.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.curate.kernels.text import words
+from assay.curate.kernels.text import folded, only_words
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -21,13 +21,13 @@ _ONE, _TWO = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)
 
 
-def _lower_or_zero() -> NDArray[np.uint8]:
-    """For every byte, its lower case if it can stand in a word, 0 if not. Bytes from 128 up come from ``text.words`` alone."""
+def _lower_or_zero() -> bytes:
+    """For every byte, its lower case if it can stand in a word, 0 if not. Bytes from 128 up come from ``text.only_words`` alone."""
     table = np.zeros(256, np.uint8)
     for code in range(256):
         if code >= 128 or chr(code).isalnum():
             table[code] = code if code >= 128 else ord(chr(code).lower())
-    return table
+    return table.tobytes()
 
 
 _TABLE = _lower_or_zero()
@@ -62,11 +62,12 @@ def tokenize(texts: Sequence[str] | pl.Series) -> Tokens:
     column = pl.Series("t", texts, dtype=pl.String).fill_null("")
     other = (column.str.len_bytes() != column.str.len_chars()).arg_true()
     if len(other):
-        column = column.scatter(other, [" ".join(words(text)) for text in column.gather(other)])
+        joined = "\n".join(folded(text).replace("\n", " ") for text in column.gather(other))
+        column = column.scatter(other, only_words(joined).split("\n"))
     raw, bounds = _bytes(column)
-    lowered = _TABLE[raw]
-    inside = np.concatenate([[False], lowered != 0])
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
+    lowered = np.frombuffer(raw.tobytes().translate(_TABLE), np.uint8)
+    inside = lowered != 0
+    edges = np.flatnonzero(np.concatenate([inside[:1], inside[1:] != inside[:-1]]))
     begin, end = edges[::2], edges[1::2]
     return Tokens(_hashed(lowered, begin, end), np.searchsorted(begin, bounds), lowered, begin, end)
 
@@ -117,9 +118,12 @@ def grams(tokens: Tokens, n: int) -> tuple[Hashes, Places]:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     rolled, size = _rolled(tokens.hashes, n)
     assert size == n
-    owner = tokens.owner()
-    inside = np.flatnonzero(owner[:total] == owner[n - 1 :])
-    return rolled[:total][inside], inside
+    inside = np.ones(total, np.bool_)
+    ends = tokens.offsets[1:-1]
+    crossing = (ends[:, None] - np.arange(1, n)).ravel()
+    inside[crossing[(crossing >= 0) & (crossing < total)]] = False
+    places = np.flatnonzero(inside)
+    return rolled[:total][places], places
 
 
 def _rolled(hashes: Hashes, n: int) -> tuple[Hashes, int]:
