@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it ran and the answer is no, 2 the input or the configurat
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,11 +32,13 @@ Workers = Annotated[int, Parameter(help="Processes for the curation kernels; the
 EngineName = Annotated[Literal["local", "ray"], Parameter(name="--engine", help="Where the kernels run: processes of this machine, or a Ray cluster; the result does not depend on it.")]
 DataRoot = Annotated[Path | None, Parameter(help="A folder with copies of hub data sets, DATA_ROOT/owner/name.")]
 Overrides = Annotated[list[str] | None, Parameter(name="--set", negative="", help="Change a field of the recipe, KEY=VALUE; may be repeated.")]
+AllowDrift = Annotated[float | None, Parameter(help="Take a checkpoint whose canaries are up to this far from their golden scores, with a warning that names the cause.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
     sys.exit(run_app(argv))
 
 
@@ -574,6 +577,7 @@ def evaluate(
     suite: Annotated[list[str], Parameter(negative="", help="A published suite (rewardbench, rewardbench2, rm-bench, judgebench, ppe-preference, ppe-correctness), RULE=PATH for a local copy, a file of pairs, or a description (.yaml); NAME=PATH or NAME:RULE=PATH names it; may be repeated. See `assay explain suites`.")],
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="Folder for results.html, results.json and items.parquet.")] = None,
     precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    allow_drift: AllowDrift = None,
     cache: Annotated[bool, Parameter(help="Keep the scores, so that the next suite costs only what is new in it.")] = True,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -597,7 +601,7 @@ def evaluate(
         require()
     suites = [load_suite(spec, data_root) for spec in suite]
     with Terminal().bar("scoring", None) as tick:
-        results = measure(load_scorer(scorer, precision=precision), suites, output, cache=cache, tick=tick)
+        results = measure(load_scorer(scorer, precision=precision, allow_drift=allow_drift), suites, output, cache=cache, tick=tick)
     if output:
         write_results_page(output)
     if as_json:
@@ -673,6 +677,7 @@ def best_of_n(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="Folder for best_of_n.html and best_of_n.json.")] = None,
     split: Annotated[str, Parameter(help="Split of a hub data set.")] = "test",
     precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    allow_drift: AllowDrift = None,
     cache: Annotated[bool, Parameter(help="Keep the scores for the next time.")] = True,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -697,7 +702,7 @@ def best_of_n(
 
     suite = load_groups(data, gold, split, data_root)
     with Terminal().bar("scoring", None) as tick:
-        scored = score_suites(load_scorer(scorer, precision=precision), [suite], default_cache() if cache else None, tick)
+        scored = score_suites(load_scorer(scorer, precision=precision, allow_drift=allow_drift), [suite], default_cache() if cache else None, tick)
     found = {"scorer": scorer, **curves(suite, scored[0].rewards)}
     if output:
         write_json(output / "best_of_n.json", found)
@@ -716,6 +721,7 @@ def serve(
     port: Annotated[int, Parameter(help="Port to listen on.")] = 8000,
     api_key: Annotated[str | None, Parameter(env_var="ASSAY_API_KEY", help="What requests must send as `Authorization: Bearer KEY`; needed to listen beyond this machine.")] = None,
     precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    allow_drift: AllowDrift = None,
     max_body_mb: Annotated[int, Parameter(help="Largest body of a request.")] = 8,
     max_items: Annotated[int, Parameter(help="Most conversations in a request.")] = 1_024,
     max_waiting_tokens: Annotated[int, Parameter(help="Tokens that may wait; beyond it requests get 429 and when to come back.")] = 262_144,
@@ -737,7 +743,7 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise AssayError(f"--host {host} lets others reach the server: set an API key (--api-key or ASSAY_API_KEY)")
     _complain(f"listening on http://{host}:{port} as soon as the models are loaded; /docs describes the endpoints")
-    listen(checkpoints, host=host, port=port, key=api_key, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens))
+    listen(checkpoints, host=host, port=port, key=api_key, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens), allow_drift=allow_drift)
     return 0
 
 
@@ -749,9 +755,12 @@ def score(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="File for the scores: .parquet, .jsonl or .csv.")],
     precision: Annotated[str, Parameter(help="fp32, bf16, or auto.")] = "auto",
+    allow_drift: AllowDrift = None,
     split: Annotated[str, Parameter(help="Split of a hub data set.")] = "train",
+    workers: Annotated[int, Parameter(help="Processes that score, each with a model of its own; the scores do not depend on it.")] = 1,
+    engine: EngineName = "local",
 ) -> int:
-    """Scores for every row of a file: pairs, conversations, or prompts with a response.
+    """Scores for every row of a file: pairs, conversations, or prompts with a response. After an interruption the same command goes on where it was.
 
     Parameters
     ----------
@@ -760,14 +769,21 @@ def score(
     data
         A file, a folder or a hub id.
     """
-    from assay.score.bulk import check_output, score_file, write_scores
-    from assay.score.scorer import load_scorer
+    import shutil
+    from functools import partial
+
+    from assay.engine import start
+    from assay.score.bulk import check_output, loaded, score_file, write_scores
     from assay.screen import Terminal
 
     check_output(output)
-    with Terminal().bar("scoring", None) as tick:
-        table, aside = score_file(load_scorer(scorer, precision=precision, tick=tick), data, split=split)
+    parts = output.with_name(f".{output.name}.parts")
+    here = loaded(scorer, precision, allow_drift)
+    load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
+    with start(engine, workers) as running, Terminal().bar("scoring", None) as tick:
+        table, aside = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
     write_scores(table, output)
+    shutil.rmtree(parts)
     failed = table["reason"].is_not_null().sum() if "reason" in table.columns else 0
     print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
     return 0

@@ -15,11 +15,11 @@ import polars as pl
 import yaml
 
 from assay import __version__
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate import kernels
-from assay.curate.engine import start
 from assay.curate.runner import Curated, curate
 from assay.curate.steps import AnyStep, agree
+from assay.engine import start
 from assay.errors import AssayError, MissingExtra, did_you_mean
 from assay.files import (
     MANIFEST,

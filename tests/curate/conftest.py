@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate.pool import ingest
 from assay.curate.runner import OUTPUTS, Curated, curate
 from assay.curate.step import VERDICT, Context, verdicts

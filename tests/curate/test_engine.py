@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate import runner
 from assay.curate.runner import OUTPUTS, curate
 from assay.curate.steps import (

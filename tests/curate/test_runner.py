@@ -16,10 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate import pool as pools
 from assay.curate import runner
-from assay.curate.engine import Engine
 from assay.curate.pool import SEPARATOR
 from assay.curate.runner import LEDGER, OUTPUTS, curate
 from assay.curate.step import VERDICT
@@ -35,6 +34,7 @@ from assay.curate.steps import (
     select,
     shortcuts,
 )
+from assay.engine import Engine
 from assay.errors import AssayError
 from assay.files import is_done, read_json, start_over
 from assay.pairs.schema import BOOKKEEPING, from_rows, pair_id, stack

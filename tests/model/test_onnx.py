@@ -115,7 +115,7 @@ def copy_of(exports: Exports, kind: str, tmp_path: Path) -> Path:
 def test_the_graph_of_another_model_is_named(exports: Exports, tmp_path: Path) -> None:
     folder = copy_of(exports, "decoder", tmp_path)
     shutil.copy(exports("lora")[1] / FILE, folder / FILE)
-    with pytest.raises(AssayError, match=r"a canary differs by .* run `assay doctor"):
+    with pytest.raises(AssayError, match=r"a canary differs by .*: weights: .* Run `assay doctor"):
         load_scorer(folder)
     assert {finding.check for finding in examine(folder) if not finding.ok} == {"weights", "canaries"}
 
@@ -126,7 +126,7 @@ def test_flipped_signs_in_the_graph_are_named(exports: Exports, tmp_path: Path) 
     graph = (folder / FILE).read_bytes()
     assert graph.count(head) == 1
     (folder / FILE).write_bytes(graph.replace(head, bytes(byte ^ 0x80 if i % 4 == 3 else byte for i, byte in enumerate(head))))
-    with pytest.raises(AssayError, match=r"a canary differs by .* run `assay doctor"):
+    with pytest.raises(AssayError, match=r"a canary differs by .*: weights: .* Run `assay doctor"):
         load_scorer(folder)
     assert {finding.check for finding in examine(folder) if not finding.ok} == {"weights", "canaries"}
 

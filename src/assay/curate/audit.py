@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate import kernels
 from assay.curate.kernels.features import asked
 from assay.curate.pool import Pool, ingest

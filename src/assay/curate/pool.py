@@ -20,9 +20,9 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from assay.curate.engine import Engine, Tick
 from assay.curate.kernels import VERSION
 from assay.curate.kernels.features import FEATURES, features
+from assay.engine import Engine, Tick
 from assay.files import (
     MANIFEST,
     atomic,

@@ -25,12 +25,12 @@ from typing import Any
 import polars as pl
 
 from assay import __version__
-from assay.curate import engine as engines
+from assay import engine as engines
 from assay.curate import kernels
-from assay.curate.engine import Engine, Tick
 from assay.curate.pool import SEPARATOR, Pool, ingest, load
 from assay.curate.step import VERDICT, Context, Fit, Likelihood, Score, current_features
 from assay.curate.steps import MODULES, AnyStep
+from assay.engine import Engine, Tick
 from assay.errors import AssayError, did_you_mean
 from assay.files import (
     MANIFEST,

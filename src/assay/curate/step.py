@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from assay.curate.engine import Engine, Tick
 from assay.curate.pool import Kernel, Pool, load, map_files, map_rows, part_features
+from assay.engine import Engine, Tick
 from assay.errors import AssayError, did_you_mean
 from assay.train.config import TrainConfig
 

@@ -4,7 +4,9 @@ Whoever loads a checkpoint scores its eight canary conversations first and compa
 not hold means that some number this model gives elsewhere is not the number it was trained to give.
 """
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,6 +14,12 @@ from assay.errors import AssayError
 from assay.files import fingerprint, read_json, sha256_file, write_json
 
 FILE = "scoring.json"
+
+SETTINGS = (
+    "attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidden_activation", "layer_norm_eps", "layer_types", "max_window_layers", "query_pre_attn_scalar",
+    "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window", "use_sliding_window",
+)
+"""Keys of config.json that move a score and are in no weight."""
 
 Conversation = list[dict[str, str]]
 
@@ -28,6 +36,8 @@ class Canary(BaseModel):
     """Hash of the token ids, so that a different text is told from a different network."""
     score: float
     """Reward in fp32."""
+    outputs: dict[str, float] | None = None
+    """By attribute, where there are several."""
 
 
 class Contract(BaseModel):
@@ -61,8 +71,14 @@ class Contract(BaseModel):
     measured_on: str | None = None
     temperature: float | None = None
     """T for which sigmoid(difference of two rewards / T) is the probability that the first is preferred, fitted on the named set."""
+    measured_with: str | None = None
+    """The ``weights_sha256`` of the weights that mean, standard deviation and temperature were measured with."""
+    settings: dict[str, Any] | None = None
+    """What config.json says of the things in SETTINGS."""
     tokenizer_sha256: str
     weights_sha256: str
+    head_sha256: str | None = None
+    """Hash of the head's tensors alone."""
     canaries: list[Canary]
     made_with: dict[str, str]
 
@@ -96,6 +112,23 @@ def write(folder: Path, contract: Contract) -> None:
 def weights_sha256(folder: Path) -> str:
     """One hash for all safetensors files of a checkpoint, or for the ONNX graph of an export."""
     return fingerprint({p.name: sha256_file(p) for p in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.onnx"))})
+
+
+def head_sha256(folder: Path, head: str) -> str | None:
+    """One hash for the tensors of the module ``head`` in the safetensors files of a checkpoint; None if there is none."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            found.update({name: hashlib.sha256(tensors.get_tensor(name).float().numpy().tobytes()).hexdigest() for name in tensors.keys() if name.startswith(f"{head}.")})  # noqa: SIM118
+    return fingerprint(found) if found else None
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What config.json says of the things in SETTINGS."""
+    said = read_json(folder / "config.json")
+    return {key: said[key] for key in SETTINGS if key in said}
 
 
 def tokenizer_sha256(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The doctor: what is wrong with a checkpoint, by name, with the fix."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,12 @@ from assay.model import contract as contracts
 from assay.model.backbones import text_hash
 from assay.model.contract import Contract
 from assay.model.loading import quiet
+from assay.model.mistakes import mistakes
+from assay.model.network import head_name
 from assay.model.reward_model import RewardModel, from_checkpoint
+
+FAR = 30.0
+"""Standard deviations between the canaries and the mean of real answers beyond which one of them is of another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,22 @@ def examine(folder: Path, against: Callable[[list[contracts.Conversation]], list
         reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights)
     except AssayError as error:
         return [*findings, Finding("loads", False, str(error), "restore the files from the run that made them")]
-    findings += [Finding("loads", True, "all weights are there, the head included"), *_settings(reward_model, contract)]
-    findings += [*_tokens(reward_model, contract), *_scores(reward_model, contract)]
-    if not (folder / onnx.FILE).is_file():
+    findings += [Finding("loads", True, "all weights are there, the head included"), *_settings(folder, reward_model, contract)]
+    exported = (folder / onnx.FILE).is_file()
+    if not exported:
+        findings += _tensors(folder, reward_model, contract)
+    findings += [*_measured(contract), *_tokens(reward_model, contract), *_scores(reward_model, contract)]
+    if not exported:
         findings += _plain_transformers(folder, contract)
     if against:
-        findings += _elsewhere(reward_model, contract, against)
+        findings += _elsewhere(folder, reward_model, contract, against)
     return findings
+
+
+def cause(folder: Path) -> str:
+    """In one line, the first thing the doctor finds wrong with a checkpoint."""
+    wrong = next((f for f in examine(folder) if not f.ok), None)
+    return f"{wrong.check}: {wrong.detail}" if wrong else "the doctor finds nothing wrong"
 
 
 def _files(folder: Path, contract: Contract) -> Iterator[Finding]:
@@ -67,7 +82,42 @@ def _files(folder: Path, contract: Contract) -> Iterator[Finding]:
         yield Finding(side.replace("_", " "), now == wanted, now if now == wanted else f"{now} instead of {wanted}", fix)
 
 
-def _settings(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
+def _tensors(folder: Path, reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
+    """The head, what the files hold beyond the model, and in which precision."""
+    from safetensors import safe_open
+
+    head, kinds = head_name(reward_model.model), {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            kinds.update({name: tensors.get_slice(name).get_dtype() for name in tensors.keys()})  # noqa: SIM118
+    if contract.head_sha256:
+        same = contracts.head_sha256(folder, head) == contract.head_sha256
+        yield Finding("head", same, "as saved" if same else f"the weights of `{head}` are not those that were saved: drawn anew, or of another model", "" if same else "restore the weights from the run that made them")
+    more = sorted(name for name in kinds if name.startswith(f"{head}.") and name not in reward_model.model.state_dict())
+    bias = f"{head}.bias" in more
+    detail = f"{head}.bias: a bias that should not be there; transformers passes over it, other servers add it" if bias else f"{', '.join(more)}: not of this model"
+    yield Finding("head's tensors", not more, detail if more else "as the architecture has them", "take it out of the weights" if more else "")
+    rounded = sorted({kind for kind in kinds.values() if kind in ("F16", "BF16")})
+    yield Finding("precision", not rounded, f"weights are saved in {', '.join(rounded)}: every reward is rounded, and the contract's were computed in fp32" if rounded else "fp32", "save them in fp32" if rounded else "")
+
+
+def _measured(contract: Contract) -> Iterator[Finding]:
+    """Whether mean, standard deviation and temperature are of these weights."""
+    if contract.mean is None or not contract.std:
+        return
+    again = "measure them anew: train again, or set mean, std and temperature in scoring.json to null"
+    away = abs(statistics.mean(c.score for c in contract.canaries) - contract.mean) / contract.std
+    other = contract.measured_with not in (None, contract.weights_sha256)
+    detail = "were measured with other weights" if other else f"the canaries are {away:.0f} standard deviations from the mean" if away > FAR else f"of these weights, on {contract.measured_on}"
+    yield Finding("mean and std", not other and away <= FAR, detail, again if other or away > FAR else "")
+
+
+def _changed(now: dict[str, Any], was: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, was, is) of the settings that are not as they were saved."""
+    return [(key, was.get(key), now.get(key)) for key in contracts.SETTINGS if now.get(key) != was.get(key)]
+
+
+def _settings(folder: Path, reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
     tokenizer, config = reward_model.tokenizer, reward_model.model.config
     now = tokenizer.chat_template
     same = now is not None and text_hash(now) == contract.template_sha256
@@ -75,10 +125,15 @@ def _settings(reward_model: RewardModel, contract: Contract) -> Iterator[Finding
     yield Finding("chat template", same, detail, "" if same else "restore chat_template.jinja")
     clock = now is not None and ("strftime_now" in now)
     yield Finding("dated template", not clock, "reads the clock: scores change from day to day" if clock else "does not read the clock", "freeze the date" if clock else "")
+    switch = now is not None and "enable_thinking" in now and "set enable_thinking = false" not in now
+    yield Finding("thinking switch", not switch, "the template thinks or not, by who calls it" if switch else "none", "begin chat_template.jinja with {%- set enable_thinking = false %}" if switch else "")
     is_eos = tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id
     yield Finding("pad token", not is_eos, "is missing or equal to eos: the reward is read one token early" if is_eos else "is not eos", "set a pad token of its own" if is_eos else "")
     same = config.pad_token_id == tokenizer.pad_token_id
     yield Finding("pad id", same, f"{config.pad_token_id} in config.json, {tokenizer.pad_token_id} in the tokenizer", "" if same else "set pad_token_id in config.json to the tokenizer's")
+    if contract.settings is not None and (changed := _changed(contracts.settings(folder), contract.settings)):
+        key, was, is_ = changed[0]
+        yield Finding("config.json", False, f"{key} is {is_}, was {was}", f"set {key} back to {was} in config.json")
     raw = config.problem_type == "regression"
     yield Finding("activation", raw, "none" if raw else f"problem_type is {config.problem_type}: pipelines and servers apply a sigmoid", "" if raw else 'set "problem_type": "regression" in config.json')
 
@@ -117,12 +172,27 @@ def _suspects(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[s
 
 
 def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
+    yield from _attributes(reward_model, contract)
     worst = checkpoint.drift(reward_model, contract)
     ok = worst <= checkpoint.TOLERANCE
     yield Finding("canaries", ok, f"largest difference from the golden scores {worst:.1e} (allowed {checkpoint.TOLERANCE:.0e})", "" if ok else "see the findings above for the cause")
 
 
-def _elsewhere(reward_model: RewardModel, contract: Contract, against: Callable[[list[contracts.Conversation]], list[float]]) -> Iterator[Finding]:
+def _attributes(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
+    """Whether each output of the head still goes by its name."""
+    golden = [c.outputs for c in contract.canaries]
+    if not golden or any(o is None for o in golden):
+        return
+    now = [c.outputs or {} for c in checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])]
+    taken = {}
+    for name in contract.attributes:
+        was = [(o or {}).get(name, math.nan) for o in golden]
+        taken[name] = next((other for other in [name, *contract.attributes] if _apart(was, [o[other] for o in now]) <= checkpoint.TOLERANCE), None)
+    swapped = [f"{name} comes out as {other}" for name, other in taken.items() if other not in (None, name)]
+    yield Finding("attributes", not swapped, f"swapped: {', '.join(swapped)}" if swapped else "each output goes by its name", "put `attributes` of scoring.json in the order of the head" if swapped else "")
+
+
+def _elsewhere(folder: Path, reward_model: RewardModel, contract: Contract, against: Callable[[list[contracts.Conversation]], list[float]]) -> Iterator[Finding]:
     """Whether the other side gives the golden scores; if not, which known mistake turns ours into theirs."""
     theirs, golden = against([c.conversation for c in contract.canaries]), [c.score for c in contract.canaries]
     if missing := sum(math.isnan(score) for score in theirs):
@@ -132,34 +202,21 @@ def _elsewhere(reward_model: RewardModel, contract: Contract, against: Callable[
     if worst <= checkpoint.TOLERANCE:
         yield Finding("the other side", True, f"agrees to {worst:.1e}")
         return
-    for name, fix, scores in _mistakes(reward_model, contract):
-        if _apart(theirs, scores) <= max(checkpoint.TOLERANCE, 0.02 * worst) and _apart(scores, golden) > worst / 2:
-            yield Finding("the other side", False, f"differs by {worst:.2g}: {name}", fix)
+    for mistake in mistakes(folder, reward_model, contract, theirs):
+        if _apart(theirs, mistake.scores) <= max(checkpoint.TOLERANCE, 0.02 * worst) and _apart(mistake.scores, golden) > worst / 2:
+            yield Finding("the other side", False, f"differs by {worst:.2g}: {mistake.name}", mistake.fix)
             return
-    drifted = worst <= 0.05 * max(1.0, max(golden) - min(golden))
-    yield Finding("the other side", False, f"differs by {worst:.2g}" + (", which is about what bf16 rounds" if drifted else ", by none of the known mistakes"), "let it compute in fp32" if drifted else "compare its tokenizer, template and weights with the checkpoint's")
+    if worst <= 0.05 * max(1.0, max(golden) - min(golden)):
+        yield Finding("the other side", False, f"differs by {worst:.2g}, which is about what bf16 rounds", "let it compute in fp32")
+        return
+    unrelated = ""
+    if min(len(set(theirs)), len(set(golden))) > 1 and (r := statistics.correlation(theirs, golden)) < 0.5:
+        unrelated = f"; its scores have little to do with the golden ones (correlation {r:.2f}), as if the head had been lost and drawn anew"
+    yield Finding("the other side", False, f"differs by {worst:.2g}, by none of the known mistakes{unrelated}", "compare its tokenizer, template and weights with the checkpoint's")
 
 
 def _apart(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
-
-
-def _mistakes(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[str, str, list[float]]]:
-    """Known mistakes of servers, and what each makes of the canaries."""
-    golden = [c.score for c in contract.canaries]
-    yield "a sigmoid is applied to the reward", "ask for the raw value (`use_activation: false`), or set problem_type to regression there", [0.5 * (1 + math.tanh(score / 2)) for score in golden]
-    yield "a softmax is applied to the only label", "ask for the raw value; a softmax over one label is always 1", [1.0] * len(golden)
-    yield "the sign is turned", "take the reward as it is", [-score for score in golden]
-    added = reward_model.add_special_tokens
-    name = "special tokens are missing (no BOS)" if added else "special tokens are added twice (double BOS)"
-    yield name, f"set add_special_tokens to {str(added).lower()} there", _rewards(replace(reward_model, add_special_tokens=not added), contract)
-    for length in (128, 256, 512, 1_024, 2_048, 4_096):
-        if length < reward_model.max_length:
-            yield f"truncated at {length} tokens instead of {reward_model.max_length}", f"set its limit to {reward_model.max_length} tokens", _rewards(replace(reward_model, max_length=length), contract)
-
-
-def _rewards(reward_model: RewardModel, contract: Contract) -> list[float]:
-    return [canary.score for canary in checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])]
 
 
 def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:

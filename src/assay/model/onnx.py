@@ -100,7 +100,8 @@ def export(folder: Path, output: Path) -> None:
     for file in folder.iterdir():
         if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
             shutil.copy(file, temporary / file.name)
-    contracts.write(temporary, contract.model_copy(update={"weights_sha256": contracts.weights_sha256(temporary)}))
+    weights = contracts.weights_sha256(temporary)
+    contracts.write(temporary, contract.model_copy(update={"weights_sha256": weights, "measured_with": contract.measured_with and weights, "head_sha256": None}))
     write_json(temporary / MANIFEST, {"contract": contracts.FILE, "exported_from": str(folder), "format": "onnx"})
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)

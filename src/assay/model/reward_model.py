@@ -124,8 +124,8 @@ def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[
     return RewardModel(as_reward_model(model), tokenizer, max_length, _adds_special_tokens(tokenizer), merge)
 
 
-def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None) -> RewardModel:
-    """A trained reward model, in fp32, exactly as saved. ``merge`` names its outputs and their weights, by default one reward.
+def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None, settings: dict[str, Any] | None = None) -> RewardModel:
+    """A trained reward model, in fp32, exactly as saved. ``merge`` names its outputs and their weights, by default one reward; ``settings`` replace those of config.json.
 
     Raises:
         AssayError: the files cannot be loaded, or the head is missing or of another size.
@@ -138,6 +138,8 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, mer
         return RewardModel(onnx.OnnxModel(folder), tokenizer, max_length, add_special_tokens, merge)
     if config.num_labels != len(merge):
         raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected {len(merge)}; set num_labels to {len(merge)} in config.json if the weights have as many")
+    for key, value in (settings or {}).items():
+        setattr(config.get_text_config(), key, value)
     model = as_reward_model(_load(str(folder), config, whole=True).eval())
     if model.config.model_type == "gemma2":
         use_attention(model)

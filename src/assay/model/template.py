@@ -18,7 +18,7 @@ ENCODER = (
 CHATML = "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
 """ChatML without the default system turn that SmolLM2's own template puts before every conversation."""
 
-_FROZEN_DATE = "26 Jul 2024"
+FROZEN_DATE = "26 Jul 2024"
 
 
 def freeze(template: str) -> str:
@@ -29,10 +29,10 @@ def freeze(template: str) -> str:
     """
     head = ""
     if "date_string" in template:
-        head += "{%- set date_string = '" + _FROZEN_DATE + "' %}"
+        head += "{%- set date_string = '" + FROZEN_DATE + "' %}"
     if "enable_thinking" in template:
         head += "{%- set enable_thinking = false %}"
-    template = re.sub(r"strftime_now\([^()]*\)", f"'{_FROZEN_DATE}'", template)
+    template = re.sub(r"strftime_now\([^()]*\)", f"'{FROZEN_DATE}'", template)
     if "strftime_now" in template or "now(" in template:
         raise AssayError("the chat template reads the clock in a way Assay cannot hold still; set tokenizer.chat_template to a fixed one and save the model again")
     return head + template

@@ -1,47 +1,108 @@
-"""The verb ``score``: scores for every row of a file."""
+"""The verb ``score``: scores for every row of a file, in parts, so that an interrupted run goes on and several workers share the work."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from assay.engine import HERE, Engine, Tick
 from assay.errors import AssayError
-from assay.files import write_parquet, write_text
+from assay.files import fingerprint, read_parquet, start_over, write_parquet, write_text
 from assay.pairs import sources
 from assay.pairs.messages import Aside, Messages, answer_of, messages, prompt_of
 from assay.pairs.read import read
-from assay.score.scorer import Scorer
+from assay.score.scorer import Scorer, load_scorer
+
+PART = 500
+"""Rows scored between two writes: what an interruption can cost."""
+
+Load = Callable[[], Scorer]
 
 
-def score_file(scorer: Scorer, source: str, *, split: str = "train") -> tuple[pl.DataFrame, int]:
+@cache
+def loaded(spec: str, precision: str = "auto", allow_drift: float | None = None, threads: int | None = None) -> Scorer:
+    """A scorer, loaded once in a process, which then has so many ``threads``."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return load_scorer(spec, precision=precision, allow_drift=allow_drift)
+
+
+def score_file(
+    scorer: Scorer, source: str, *, split: str = "train", parts: Path | None = None, engine: Engine = HERE, load: Load | None = None, tick: Tick | None = None
+) -> tuple[pl.DataFrame, int]:
     """Scores for the rows of ``source``, and how many rows could not be read.
 
     Pairs of any known format get ``chosen_score``, ``rejected_score`` and ``margin`` beside their id; rows with ``messages``, or with ``prompt`` and ``response``,
     get ``score``. ``truncated`` says that a conversation was longer than the scorer reads; where there are rows without a score,
     ``reason`` says why.
 
+    Args:
+        scorer: what scores.
+        source: a file, a folder or a hub id.
+        split: split of a hub data set.
+        parts: a folder for what is done; the same call goes on from there after an interruption. None to keep nothing.
+        engine: where parts are scored; the scores do not depend on it.
+        load: makes the scorer in a process of the engine; must be given if these are others than this one.
+        tick: told (rows scored, rows).
+
     Raises:
-        AssayError: the source cannot be read.
+        AssayError: the source cannot be read, or the scorer fails.
     """
+    if parts is None:
+        with TemporaryDirectory() as folder:
+            return score_file(scorer, source, split=split, parts=Path(folder) / "parts", engine=engine, load=load, tick=tick)
+    rows, conversations, aside = _rows(source, split)
+    sides = len(conversations) // rows.height
+    said = [[[m["role"], m["content"]] for m in c] for c in conversations]
+    start_over(parts, fingerprint(scorer.spec, getattr(scorer, "fingerprint", None), said, PART))
+    tasks = [(conversations[at * sides : (at + PART) * sides], parts / f"{at:09d}.parquet") for at in range(0, rows.height, PART)]
+    engine.map(partial(_part, load or (lambda: scorer)), tasks, tick and (lambda done, _: tick(min(done * PART, rows.height), rows.height)))
+    scored = pl.concat([read_parquet(file) for _, file in tasks], how="vertical_relaxed")
+    return _table(rows, scored, sides), aside
+
+
+def _part(load: Load, task: tuple[Sequence[Messages], Path]) -> None:
+    """Score some conversations to a file, unless it is there."""
+    conversations, out = task
+    if out.is_file():
+        return
+    scores = load().score(conversations)
+    reasons = pl.Series("reason", [scores.reasons.get(i) for i in range(len(conversations))], dtype=pl.String)
+    write_parquet(out, pl.DataFrame({"score": scores.values[:, 0], "truncated": scores.truncated}).with_columns(reasons))
+
+
+def _table(rows: pl.DataFrame, scored: pl.DataFrame, sides: int) -> pl.DataFrame:
+    """The scores beside their rows; ``scored`` has as many lines a row as there are ``sides``."""
+    if sides == 1:
+        table = rows.with_columns(scored["score"], scored["truncated"], scored["reason"])
+    else:
+        chosen, rejected = scored.gather_every(2), scored.gather_every(2, offset=1)
+        table = rows.with_columns(
+            chosen["score"].alias("chosen_score"), rejected["score"].alias("rejected_score"),
+            (chosen["truncated"] | rejected["truncated"]).alias("truncated"),
+            (chosen["score"] - rejected["score"]).alias("margin"),
+            chosen["reason"].fill_null(rejected["reason"]).alias("reason"),
+        )  # fmt: skip
+    return table if table["reason"].is_not_null().any() else table.drop("reason")
+
+
+def _rows(source: str, split: str) -> tuple[pl.DataFrame, list[Messages], int]:
+    """What names each row; its conversations, one a row, or chosen and rejected of every pair in turn; and how many rows were set aside."""
     first = next((row.value for row in sources.rows(source, split=split) if row.value is not None), None)
     if first is None:
         raise AssayError(f"{source}: holds no readable row")
     if ("messages" in first and "rejected_response" not in first and "rejected_messages" not in first) or ("response" in first and "prompt" in first):
-        return _conversations(scorer, source, split)
+        return _conversations(source, split)
     reading = read(source, split=split)
-    rows = list(reading.pairs.select("prompt", "chosen", "rejected").iter_rows())
-    scores = scorer.score([p + c for p, c, _ in rows] + [p + r for p, _, r in rows])
-    n = len(rows)
-    table = reading.pairs.select("id", "source", "subset", "category").with_columns(
-        chosen_score=pl.Series(scores.values[:n, 0]),
-        rejected_score=pl.Series(scores.values[n:, 0]),
-        truncated=pl.Series(scores.truncated[:n] | scores.truncated[n:]),
-    )
-    reasons = {i: scores.reasons.get(i) or scores.reasons.get(n + i) for i in range(n)}
-    return _with_reasons(table.with_columns(margin=pl.col("chosen_score") - pl.col("rejected_score")), reasons), len(reading.aside)
+    sides = [[*p, *answer] for p, c, r in reading.pairs.select("prompt", "chosen", "rejected").iter_rows() for answer in (c, r)]
+    return reading.pairs.select("id", "source", "subset", "category"), sides, len(reading.aside)
 
 
-def _conversations(scorer: Scorer, source: str, split: str) -> tuple[pl.DataFrame, int]:
+def _conversations(source: str, split: str) -> tuple[pl.DataFrame, list[Messages], int]:
     numbers, conversations, aside = [], [], 0
     for row in sources.rows(source, split=split):
         try:
@@ -51,15 +112,7 @@ def _conversations(scorer: Scorer, source: str, split: str) -> tuple[pl.DataFram
             aside += 1
     if not conversations:
         raise AssayError(f"{source}: none of the {aside:,} rows is a conversation")
-    scores = scorer.score(conversations)
-    return _with_reasons(pl.DataFrame({"row": numbers, "score": scores.values[:, 0], "truncated": scores.truncated}), scores.reasons), aside
-
-
-def _with_reasons(table: pl.DataFrame, reasons: Mapping[int, str | None]) -> pl.DataFrame:
-    """``table`` with a column ``reason`` that says why a row has no score, if there is such a row."""
-    if not any(reasons.values()):
-        return table
-    return table.with_columns(reason=pl.Series([reasons.get(i) for i in range(table.height)], dtype=pl.String))
+    return pl.DataFrame({"row": numbers}), conversations, aside
 
 
 def _conversation(row: sources.RawRow) -> Messages:

@@ -32,10 +32,10 @@ class CheckpointScorer:
 
     attributes: tuple[str, ...]
 
-    def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> None:
+    def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None, allow_drift: float | None = None) -> None:
         self.spec = spec
         self.folder = _folder(spec)
-        self.reward_model, self.contract = checkpoint.load(self.folder)
+        self.reward_model, self.contract = checkpoint.load(self.folder, allow_drift=allow_drift)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
         self.precision = precision_of(precision, self.reward_model.device)

@@ -64,13 +64,14 @@ def check_precision(precision: str) -> None:
         raise AssayError(f"precision is `{precision}`, expected auto, fp32 or bf16")
 
 
-def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None) -> Scorer:
+def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: int = 4_096, allow_drift: float | None = None, tick: Tick | None = None) -> Scorer:
     """The scorer that ``spec`` names.
 
     Args:
         spec: see the docstring of ``assay.score.scorer``.
         precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast), for a checkpoint.
         tokens_per_batch: tokens that go through the model at once, padding included.
+        allow_drift: how far a checkpoint's canaries may be from their golden scores; within it a warning names the cause, otherwise it is refused.
         tick: called with (conversations scored, conversations in all) as scoring goes on.
 
     Raises:
@@ -95,7 +96,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
     if name.startswith(("mean(", "mean-", "min(", "weighted(")) and name.endswith(")"):
         from assay.score.ensembles import Ensemble
 
-        return Ensemble(name, lambda member: load_scorer(member, precision=precision, tokens_per_batch=tokens_per_batch, tick=tick))
+        return Ensemble(name, lambda member: load_scorer(member, precision=precision, tokens_per_batch=tokens_per_batch, allow_drift=allow_drift, tick=tick))
     try:
         if name.startswith(("perplexity:", "implicit:")):
             from assay.score.causal import Implicit, Perplexity
@@ -106,4 +107,4 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         if error.name and error.name.split(".")[0] in ("torch", "transformers"):
             raise MissingExtra("scoring with a model", "train") from None
         raise
-    return CheckpointScorer(name, precision, tokens_per_batch, tick)
+    return CheckpointScorer(name, precision, tokens_per_batch, tick, allow_drift)

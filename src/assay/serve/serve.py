@@ -63,7 +63,7 @@ class JsonLines(logging.Formatter):
         return said if record.name == "assay.serve" else json.dumps({"level": record.levelname.lower(), "logger": record.name, "message": said})
 
 
-def load_models(specs: Sequence[str], precision: str) -> dict[str, CheckpointScorer]:
+def load_models(specs: Sequence[str], precision: str, allow_drift: float | None = None) -> dict[str, CheckpointScorer]:
     """Checkpoints by the names they are served under: ``NAME=SPEC``, or the name of the folder.
 
     Raises:
@@ -81,11 +81,11 @@ def load_models(specs: Sequence[str], precision: str) -> dict[str, CheckpointSco
             name = folder.parent.name if folder.name == "checkpoint" and folder.parent.name else folder.name
         if name in scorers:
             raise AssayError(f"two models would be served as `{name}`; give them names, NAME={path}")
-        scorers[name] = CheckpointScorer(path, precision)
+        scorers[name] = CheckpointScorer(path, precision, allow_drift=allow_drift)
     return scorers
 
 
-def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precision: str, limits: Limits) -> None:
+def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precision: str, limits: Limits, allow_drift: float | None = None) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first."""
     _check_port(host, port)
     handler = logging.StreamHandler(sys.stderr)
@@ -94,7 +94,7 @@ def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precis
     logging.getLogger("assay.serve").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
-    app = create_app(load_models(specs, precision), key=key, limits=limits)
+    app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
     config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, limit_concurrency=2_000)
     uvicorn.Server(config).run()
 
