@@ -111,8 +111,11 @@ class Server:
 
     def errors(self) -> list[str]:
         """Lines of its log that tell of an error."""
-        self.log.seek(0)
-        return [line for line in self.log.read().decode("utf-8", "replace").splitlines() if "rror" in line]
+        return [line for line in self.said().splitlines() if "rror" in line]
+
+    def said(self) -> str:
+        """Its log, read without moving the place where the process writes."""
+        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode("utf-8", "replace")
 
 
 @contextlib.contextmanager
@@ -141,8 +144,7 @@ def _wait_for(server: Server) -> None:
     """Wait until a server listens."""
     for _ in range(1_200):
         if server.process.poll() is not None:
-            server.log.seek(0)
-            sys.exit(f"a server ended with {server.process.returncode}: {server.log.read().decode()[-2000:]}")
+            sys.exit(f"a server ended with {server.process.returncode}: {server.said()[-2000:]}")
         with socket.socket() as probe:
             if not probe.connect_ex(("127.0.0.1", server.port)):
                 return

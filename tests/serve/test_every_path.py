@@ -25,6 +25,7 @@ from assay.score.bulk import score_file
 from assay.score.checkpoint import CheckpointScorer, score_with
 from assay.score.reward_fn import reward_fn
 from assay.score.scorer import Scores, load_scorer
+from assay.serve.app import create_app
 from serve.test_dialects import ANY, SINGLE, post
 from served import Conversation, said, single
 
@@ -97,10 +98,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    """A server of its own that serves it as `first`."""
-    server = served.start(f"first={folder}")
-    yield server.url
-    server.stop()
+    """The server with it as `first`, behind a port of this process."""
+    with served.in_thread(create_app({"first": CheckpointScorer(str(folder), "fp32")})) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

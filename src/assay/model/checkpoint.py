@@ -1,5 +1,6 @@
 """Saving and loading a trained reward model with its contract."""
 
+import math
 import shutil
 import warnings
 from pathlib import Path
@@ -107,4 +108,10 @@ def load(folder: Path, *, allow_drift: float | None = None) -> tuple[RewardModel
 def drift(reward_model: RewardModel, contract: Contract) -> float:
     """Largest difference between a canary's score now and its golden score."""
     now = score_canaries(reward_model, [c.conversation for c in contract.canaries])
-    return max(abs(a.score - b.score) for a, b in zip(now, contract.canaries, strict=True))
+    return apart([c.score for c in now], [c.score for c in contract.canaries])
+
+
+def apart(a: list[float], b: list[float]) -> float:
+    """Largest difference; NaN if one is, which ``max`` would pass over."""
+    differences = [abs(x - y) for x, y in zip(a, b, strict=True)]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)

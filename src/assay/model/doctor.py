@@ -90,15 +90,16 @@ def _tensors(folder: Path, reward_model: RewardModel, contract: Contract) -> Ite
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             kinds.update({name: tensors.get_slice(name).get_dtype() for name in tensors.keys()})  # noqa: SIM118
-    if contract.head_sha256:
-        same = contracts.head_sha256(folder, head) == contract.head_sha256
-        yield Finding("head", same, "as saved" if same else f"the weights of `{head}` are not those that were saved: drawn anew, or of another model", "" if same else "restore the weights from the run that made them")
     more = sorted(name for name in kinds if name.startswith(f"{head}.") and name not in reward_model.model.state_dict())
     bias = f"{head}.bias" in more
     detail = f"{head}.bias: a bias that should not be there; transformers passes over it, other servers add it" if bias else f"{', '.join(more)}: not of this model"
     yield Finding("head's tensors", not more, detail if more else "as the architecture has them", "take it out of the weights" if more else "")
     rounded = sorted({kind for kind in kinds.values() if kind in ("F16", "BF16")})
     yield Finding("precision", not rounded, f"weights are saved in {', '.join(rounded)}: every reward is rounded, and the contract's were computed in fp32" if rounded else "fp32", "save them in fp32" if rounded else "")
+    head_rounded = any(kinds[name] in ("F16", "BF16") for name in kinds if name.startswith(f"{head}."))
+    if contract.head_sha256 and not more and not head_rounded:  # either makes another hash of the same head
+        same = contracts.head_sha256(folder, head) == contract.head_sha256
+        yield Finding("head", same, "as saved" if same else f"the weights of `{head}` are not those that were saved: drawn anew, or of another model", "" if same else "restore the weights from the run that made them")
 
 
 def _measured(contract: Contract) -> Iterator[Finding]:
@@ -108,8 +109,9 @@ def _measured(contract: Contract) -> Iterator[Finding]:
     again = "measure them anew: train again, or set mean, std and temperature in scoring.json to null"
     away = abs(statistics.mean(c.score for c in contract.canaries) - contract.mean) / contract.std
     other = contract.measured_with not in (None, contract.weights_sha256)
-    detail = "were measured with other weights" if other else f"the canaries are {away:.0f} standard deviations from the mean" if away > FAR else f"of these weights, on {contract.measured_on}"
-    yield Finding("mean and std", not other and away <= FAR, detail, again if other or away > FAR else "")
+    far = away > FAR
+    detail = "were measured with other weights" if other else f"the canaries are {away:.0f} standard deviations from the mean" if far else f"of these weights, on {contract.measured_on}"
+    yield Finding("mean and std", not other and not far, detail, again if other or far else "")
 
 
 def _changed(now: dict[str, Any], was: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -148,8 +150,25 @@ def _tokens(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
         if _ids(changed, contract) == wanted:
             yield Finding("token ids", False, name, fix)
             return
+    if _opens_answer(reward_model, contract):
+        yield Finding("token ids", False, "the template adds a generation prompt behind the answer by itself", "restore chat_template.jinja")
+        return
+    same = text_hash(reward_model.tokenizer.chat_template or "") == contract.template_sha256
     changed_ids = sum(a != b for a, b in zip(_ids(reward_model, contract), wanted, strict=True))
-    yield Finding("token ids", False, f"{changed_ids} of {len(wanted)} canaries become other tokens, by none of the known mistakes", "restore the tokenizer files")
+    yield Finding("token ids", False, f"{changed_ids} of {len(wanted)} canaries become other tokens, by none of the known mistakes", "restore the tokenizer files" if same else "restore chat_template.jinja")
+
+
+def _opens_answer(reward_model: RewardModel, contract: Contract) -> bool:
+    """Whether the canaries' texts would be right if something behind the last answer were left out."""
+    try:
+        texts = [template.render(reward_model.tokenizer, c.conversation) for c in contract.canaries]
+    except AssayError:
+        return False
+    shortest = min(texts, key=len)
+    said = contract.canaries[texts.index(shortest)].conversation[-1]["content"].strip()
+    behind = len(shortest) - shortest.rfind(said) - len(said)
+    wanted = [c.ids_sha256 for c in contract.canaries]
+    return any([contracts.ids_sha256(one) for one in reward_model.encode_texts([t[:-n] for t in texts])[0]] == wanted for n in range(1, behind + 1))
 
 
 def _ids(reward_model: RewardModel, contract: Contract) -> list[str]:
@@ -216,7 +235,7 @@ def _elsewhere(folder: Path, reward_model: RewardModel, contract: Contract, agai
 
 
 def _apart(a: list[float], b: list[float]) -> float:
-    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+    return checkpoint.apart(a, b)
 
 
 def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
@@ -226,7 +245,7 @@ def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
     except Exception as error:
         yield Finding("plain transformers", False, f"fails: {first_line(error)}", "see the findings above")
         return
-    worst = max(abs(a - c.score) for a, c in zip(scores, contract.canaries, strict=True))
+    worst = _apart(scores, [c.score for c in contract.canaries])
     ok = worst <= checkpoint.TOLERANCE
     yield Finding("plain transformers", ok, f"agrees to {worst:.1e}" if ok else f"differs by {worst:.2g}", "" if ok else "see the findings above for the cause")
 

@@ -64,8 +64,11 @@ def _tokens(reward_model: RewardModel, contract: Contract) -> Iterator[Mistake]:
         yield Mistake("the reward is read one token early, as where the pad token is the end token", "set a pad token of its own there", _rewards(reward_model, [one[:-1] or one for one in kept]))
     for name, fix, texts in _texts(reward_model, contract):
         yield Mistake(name, fix, _rewards(reward_model, reward_model.encode_texts(texts)[0]))
-    whole = replace(reward_model, max_length=1 << 30).encode([c.conversation for c in contract.canaries])[0]
-    cut = [one[: reward_model.max_length - 1] + one[-1:] if added else one[: reward_model.max_length] for one in whole]
+    reward_model.tokenizer.truncation_side = "right"
+    try:
+        cut = reward_model.encode([c.conversation for c in contract.canaries])[0]
+    finally:
+        reward_model.tokenizer.truncation_side = "left"
     yield Mistake("long conversations lose their end instead of their beginning", 'set "truncation_side": "left" there', _rewards(reward_model, cut))
 
 
@@ -110,10 +113,11 @@ def _outputs(reward_model: RewardModel, contract: Contract) -> Iterator[Mistake]
 def _kernels(folder: Path, reward_model: RewardModel, contract: Contract) -> Iterator[Mistake]:
     """An attention kernel that passes over a setting."""
     config = getattr(reward_model.model.config, "get_text_config", lambda: None)()
-    for key, (name, none) in PASSED_OVER.items():
-        if getattr(config, key, None):
-            without = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights, {key: none})
-            yield Mistake(f"its attention kernel passes over {name} ({key})", "use a kernel that honours it, such as eager attention", _scores(without, contract))
+    keys = [key for key in PASSED_OVER if getattr(config, key, None)]
+    for some in [(key,) for key in keys] + list(combinations(keys, 2)):
+        without = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights, {key: PASSED_OVER[key][1] for key in some})
+        names = " and ".join(f"{PASSED_OVER[key][0]} ({key})" for key in some)
+        yield Mistake(f"its attention kernel passes over {names}", "use a kernel that honours it, such as eager attention", _scores(without, contract))
 
 
 def _scores(reward_model: RewardModel, contract: Contract) -> list[float]:

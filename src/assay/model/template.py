@@ -33,6 +33,7 @@ def freeze(template: str) -> str:
     if "enable_thinking" in template:
         head += "{%- set enable_thinking = false %}"
     template = re.sub(r"strftime_now\([^()]*\)", f"'{FROZEN_DATE}'", template)
+    template = re.sub(r"\bstrftime_now\s+is\s+defined", "true", template)
     if "strftime_now" in template or "now(" in template:
         raise AssayError("the chat template reads the clock in a way Assay cannot hold still; set tokenizer.chat_template to a fixed one and save the model again")
     return head + template

@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
@@ -179,6 +180,41 @@ def _without_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
     return pairs.drop("source_id") if own.all() else pairs.with_columns(source_id=pl.when(~own).then("source_id"))
 
 
+def _excerpt(row: sources.RawRow) -> str:
+    return (row.raw if row.raw is not None else json.dumps(row.value, ensure_ascii=False, default=str))[:EXCERPT]
+
+
+class _Texts:
+    """Texts that wait on disk, so that memory does not grow with them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._end = file, 0
+
+    def put(self, value: Any) -> int:
+        """Keep ``value``; where it lies."""
+        at = self._end
+        self._file.seek(at)
+        self._end += self._file.write(json.dumps(value).encode() + b"\n")
+        return at
+
+    def get(self, at: int) -> Any:
+        """What ``put`` kept there."""
+        self._file.seek(at)
+        return json.loads(self._file.readline())
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A rated answer that waits for the others to its prompt."""
+
+    file: str
+    number: int
+    answer: dict[str, Any]
+    """Its rating and columns, without the texts."""
+    at: int
+    """Where its texts lie."""
+
+
 class _Reader:
     """The state of one reading: counts, rows that wait for a frame, answers that wait for their group. Frames and rows set aside are handed on."""
 
@@ -191,7 +227,7 @@ class _Reader:
         self.reasons: Counter[str] = Counter()
         self.formats: dict[str, str] = {}
         self.waiting: list[dict[str, Any]] = []
-        self.groups: dict[str, list[tuple[sources.RawRow, dict[str, Any]]]] = {}
+        self.groups: dict[str, list[_Waiting]] = {}
 
     def read(self, source: str, raw: Iterator[sources.RawRow], format: Format | None) -> None:
         """Read all rows of a source.
@@ -199,9 +235,11 @@ class _Reader:
         Raises:
             AssayError: it holds none, or none that can be read.
         """
-        for file_rows in _by_file(raw):
-            self.read_file(file_rows, format)
-        self.finish()
+        with tempfile.TemporaryFile() as file:
+            self.texts = _Texts(file)
+            for file_rows in _by_file(raw):
+                self.read_file(file_rows, format)
+            self.finish()
         if not self.rows_read:
             raise AssayError(f"{source}: holds no rows")
         if not self.pairs:
@@ -227,7 +265,7 @@ class _Reader:
                 self._set_aside(row, str(reason))
                 continue
             if format.rated:
-                self.groups.setdefault(schema.prompt_id(converted[0]["prompt"]), []).extend((row, answer) for answer in converted)
+                self.groups.setdefault(schema.prompt_id(converted[0]["prompt"]), []).extend(self._kept(row, answer) for answer in converted)
             else:
                 self.rows_used += 1
                 self._add(converted)
@@ -244,10 +282,15 @@ class _Reader:
         """Rate all answers that wait by a scorer, in one pass."""
         from assay.score.scorer import load_scorer
 
-        answers = [answer for group in self.groups.values() for _, answer in group]
-        scores = load_scorer(spec).score([[*answer["prompt"], *answer["response"]] for answer in answers]).values[:, 0]
-        for answer, score in zip(answers, scores.tolist(), strict=True):
-            answer["rating"] = score
+        waiting = [one for group in self.groups.values() for one in group]
+        scores = load_scorer(spec).score([prompt + response for prompt, response, _ in (self.texts.get(one.at) for one in waiting)]).values[:, 0]
+        for one, score in zip(waiting, scores.tolist(), strict=True):
+            one.answer["rating"] = score
+
+    def _kept(self, row: sources.RawRow, answer: dict[str, Any]) -> "_Waiting":
+        """A rated answer until all to its prompt are there, its texts on disk."""
+        others = {key: value for key, value in answer.items() if key not in ("prompt", "response")}
+        return _Waiting(row.file, row.number, others, self.texts.put([answer["prompt"], answer["response"], _excerpt(row)]))
 
     def _recognise(self, sample: list[sources.RawRow]) -> Format:
         rows = [row.value for row in sample if row.value is not None]
@@ -266,13 +309,14 @@ class _Reader:
     def _set_aside(self, row: sources.RawRow, reason: str) -> None:
         if self.strict:
             raise AssayError(f"{row.file}, row {row.number}: {reason}")
-        raw = row.raw if row.raw is not None else json.dumps(row.value, ensure_ascii=False, default=str)
         self.reasons[reason] += 1
-        self.aside({"file": row.file, "row": row.number, "reason": reason, "raw": raw[:EXCERPT]})
+        self.aside({"file": row.file, "row": row.number, "reason": reason, "raw": _excerpt(row)})
 
-    def _pair_up(self, group: list[tuple[sources.RawRow, dict[str, Any]]]) -> None:
+    def _pair_up(self, group: list["_Waiting"]) -> None:
         """Make the pairs of one prompt's answers; every row is used in one or set aside."""
-        answers = [answer for _, answer in group]
+        texts = [self.texts.get(one.at) for one in group]
+        answers = [{**one.answer, "prompt": prompt, "response": response} for one, (prompt, response, _) in zip(group, texts, strict=True)]
+        rows = {(one.file, one.number): sources.RawRow(one.file, one.number, None, raw=raw) for one, (*_, raw) in zip(group, texts, strict=True)}
         used: set[int] = set()
         reason = "in no pair by the rule that pairs answers" if self.how.rule != "best-worst" else "neither the best nor the worst answer to its prompt"
         try:
@@ -284,10 +328,11 @@ class _Reader:
                 self._add([{**extras, "chosen": answers[i]["response"], "rejected": answers[j]["response"], "margin": margin}])
         except Aside as problem:
             reason = str(problem)
-        in_a_pair = {id(group[i][0]) for i in used}
+        in_a_pair = {(group[i].file, group[i].number) for i in used}
         self.rows_used += len(in_a_pair)
-        for row in {id(row): row for row, _ in group if id(row) not in in_a_pair}.values():
-            self._set_aside(row, reason)
+        for place, row in rows.items():
+            if place not in in_a_pair:
+                self._set_aside(row, reason)
 
     def _add(self, pairs: list[dict[str, Any]]) -> None:
         self.waiting += [{**pair, "source": pair.get("source") or self.name} for pair in pairs]

@@ -127,8 +127,12 @@ def check_output(path: Path) -> None:
     """Check that scores can be written to ``path``, before any work is done.
 
     Raises:
-        AssayError: the suffix is not .parquet, .jsonl or .csv.
+        AssayError: the suffix is not .parquet, .jsonl or .csv, or the folder cannot be made.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssayError(f"cannot write {path}: {error.strerror or error}") from None
     if path.suffix not in (".parquet", ".jsonl", ".csv"):
         raise AssayError(f"-o {path}: cannot write `{path.suffix or 'no suffix'}`; use .parquet, .jsonl or .csv")
 

@@ -39,7 +39,9 @@ class Limits:
     batch_tokens: int = 4_096
     """Tokens scored at once."""
     waiting_tokens: int = 262_144
-    """Tokens that may wait; beyond it a request is told to come back."""
+    """Tokens that may wait; beyond it, or where they would take half of ``request_seconds``, a request is told to come back."""
+    under_way: int = 2_000
+    """Requests at once; beyond it they are told to come back."""
 
 
 class Metrics:
@@ -70,7 +72,7 @@ def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, 
         limits: what a request may cost.
     """
     limits, metrics = limits or Limits(), Metrics()
-    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, most_items=limits.items, observe=metrics.scored)
+    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, waiting_seconds=limits.request_seconds / 2, most_items=limits.items, observe=metrics.scored)
     metrics.waiting.set_function(lambda: float(sum(queue.tokens for queue in models.queues.values())))
 
     @contextlib.asynccontextmanager
@@ -93,7 +95,7 @@ def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, 
         metrics.requests.labels(method if method in ("GET", "POST", "HEAD", "OPTIONS") else "other", known, str(status)).inc()
         metrics.seconds.labels(known).observe(seconds)
 
-    return Guard(app, key=key, most_bytes=limits.body_bytes, seconds=limits.body_seconds, seen=seen)
+    return Guard(app, key=key, most_bytes=limits.body_bytes, seconds=limits.body_seconds, most_under_way=limits.under_way, seen=seen)
 
 
 def _errors(app: FastAPI, limits: Limits) -> None:

@@ -26,16 +26,17 @@ log = logging.getLogger("assay.serve")
 class Refused(Exception):
     """A request that goes no further."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.headers = status, headers
 
 
 class Guard:
     """ASGI middleware around the app."""
 
-    def __init__(self, app: App, *, key: str | None, most_bytes: int, seconds: float, seen: Callable[[str, str, int, float], None]) -> None:
-        self.app, self.key, self.most_bytes, self.seconds, self.seen = app, key, most_bytes, seconds, seen
+    def __init__(self, app: App, *, key: str | None, most_bytes: int, seconds: float, most_under_way: int, seen: Callable[[str, str, int, float], None]) -> None:
+        self.app, self.key, self.most_bytes, self.seconds, self.most_under_way, self.seen = app, key, most_bytes, seconds, most_under_way, seen
+        self.under_way = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -50,13 +51,17 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        self.under_way += 1
         try:
             self._check_key(scope)
+            if self.under_way > self.most_under_way and scope["path"] not in OPEN:
+                raise Refused(429, "too many requests at once; try again in 1 s", ((b"retry-after", b"1"),))
             body = await self._body(scope, receive)
-        except Refused as refusal:
-            await _answer(sending, refusal.status, str(refusal))
-        else:
             await self._through(scope, body, receive, sending)
+        except Refused as refusal:
+            await _answer(sending, refusal)
+        finally:
+            self.under_way -= 1
         self._log(scope, status, time.perf_counter() - start)
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
@@ -141,7 +146,7 @@ def _check_json(body: bytes) -> None:
         raise Refused(400, f"the body is not JSON ({error})") from None
 
 
-async def _answer(send: Send, status: int, reason: str) -> None:
-    body = json.dumps({"error": {"message": reason, "code": status}}).encode("utf-8")
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
+async def _answer(send: Send, refusal: Refused) -> None:
+    body = json.dumps({"error": {"message": str(refusal), "code": refusal.status}}).encode("utf-8")
+    await send({"type": "http.response.start", "status": refusal.status, "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *refusal.headers]})
     await send({"type": "http.response.body", "body": body})

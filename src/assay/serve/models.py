@@ -42,11 +42,11 @@ class Answer:
 class Models:
     """The served models by name; the first is the one a request gets that names none."""
 
-    def __init__(self, scorers: dict[str, CheckpointScorer], *, batch_tokens: int, waiting_tokens: int, most_items: int, observe: Callable[[int, int, float], None] | None = None) -> None:
+    def __init__(self, scorers: dict[str, CheckpointScorer], *, batch_tokens: int, waiting_tokens: int, waiting_seconds: float, most_items: int, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.scorers, self.most_items = scorers, most_items
         self.executor = ThreadPoolExecutor(1, "assay-score")
         self.tokenizing = ThreadPoolExecutor(1, "assay-tokenize")  # a fast tokenizer is not to be used from two threads
-        self.queues = {name: Queue(_scoring(scorer, batch_tokens), self.executor, batch_tokens=batch_tokens, waiting_tokens=waiting_tokens, observe=observe) for name, scorer in scorers.items()}
+        self.queues = {name: Queue(_scoring(scorer, batch_tokens), self.executor, batch_tokens=batch_tokens, waiting_tokens=waiting_tokens, waiting_seconds=waiting_seconds, observe=observe) for name, scorer in scorers.items()}
 
     def named(self, name: str | None) -> str:
         """The name of the model that a request asks for.
@@ -89,6 +89,7 @@ class Models:
             raise Unfit("there is nothing to score")
         if items > self.most_items:
             raise Unfit(f"{items:,} items at once, allowed are {self.most_items:,}")
+        self.queues[model].make_sure_of_room(1)  # before the work of tokenising
         try:
             ids, truncated = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode)
         except AssayError as error:

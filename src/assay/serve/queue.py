@@ -41,9 +41,9 @@ class Work:
 class Queue:
     """The queue of one model."""
 
-    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, observe: Callable[[int, int, float], None] | None = None) -> None:
+    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, waiting_seconds: float = math.inf, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.score, self.executor = score, executor
-        self.batch_tokens, self.waiting_tokens = batch_tokens, waiting_tokens
+        self.batch_tokens, self.waiting_tokens, self.waiting_seconds = batch_tokens, waiting_tokens, waiting_seconds
         self.observe = observe or (lambda *_: None)
         self.waiting: deque[Work] = deque()
         self.tokens = 0
@@ -59,8 +59,7 @@ class Queue:
             Busy: too much is waiting already.
         """
         asked = sum(len(ids) for ids, _ in sequences)
-        if self.tokens and self.tokens + asked > self.waiting_tokens:
-            raise Busy(max(1, math.ceil(self.tokens / self.rate) if self.rate else 1))
+        self.make_sure_of_room(asked)
         loop = asyncio.get_running_loop()
         works = [Work(ids, prompt, loop.create_future()) for ids, prompt in sequences]
         self.waiting.extend(works)
@@ -71,6 +70,17 @@ class Queue:
         finally:
             for work in works:
                 work.result.cancel()
+
+    def make_sure_of_room(self, asked: int) -> None:
+        """Check that so many tokens may wait.
+
+        Raises:
+            Busy: too many would wait, or too long.
+        """
+        waiting = self.tokens + asked
+        seconds = self.tokens / self.rate if self.rate else 0.0
+        if self.tokens and (waiting > self.waiting_tokens or seconds > self.waiting_seconds):
+            raise Busy(max(1, math.ceil(seconds)))
 
     async def run(self) -> None:
         """Score what waits, for ever."""

@@ -95,7 +95,7 @@ def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precis
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
     app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
-    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, limit_concurrency=2_000)
+    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     uvicorn.Server(config).run()
 
 
