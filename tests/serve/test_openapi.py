@@ -1,11 +1,13 @@
 """What the server's own description generates, fitting it and not: no answer is a failure of the server, and every refusal says why."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, core, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.vendor import pretty
 from schemathesis import Case, GenerationMode
 from schemathesis.openapi import from_asgi
 
@@ -22,9 +24,10 @@ Schema = schemathesis.BaseSchema
 
 
 @pytest.fixture(autouse=True)
-def printing(monkeypatch: pytest.MonkeyPatch) -> None:
+def printing() -> Iterator[None]:
     """Gives hypothesis back the printing of examples that schemathesis takes from it, for the tests of others."""
-    monkeypatch.setattr(core, "RepresentationPrinter", core.RepresentationPrinter)
+    yield
+    core.RepresentationPrinter = pretty.RepresentationPrinter
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,8 @@ class Contract(BaseModel):
     measured_on: str | None = None
     temperature: float | None = None
     """T for which sigmoid(difference of two rewards / T) is the probability that the first is preferred, fitted on the named set."""
+    length_slope: float | None = None
+    """What a reward gains with each unit of the logarithm of 1 + the answer's characters, fitted to the differences within the pairs of the named set: what length alone is worth to the model."""
     measured_with: str | None = None
     """The ``weights_sha256`` of the weights that mean, standard deviation and temperature were measured with."""
     settings: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from assay import __version__
 from assay.score.checkpoint import CheckpointScorer
+from assay.serve import page
 from assay.serve.dialects import own, trainers, vllm
 from assay.serve.guard import Guard, log
 from assay.serve.models import Models, Unfit
@@ -86,6 +87,7 @@ def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, 
     app = FastAPI(title="Assay", version=__version__, description="Rewards of conversations, in the wire formats of the field.", lifespan=running)
     for dialect in (own, vllm, trainers):
         app.include_router(dialect.router(models))
+    app.include_router(page.router())
     _errors(app, limits)
     _health(app, models, metrics)
     paths = {*app.openapi()["paths"], "/docs", "/openapi.json"}

@@ -1,7 +1,12 @@
-"""The weights by which attributes become a reward."""
+"""The weights by which attributes become a reward, and what length alone is worth to it."""
+
+import math
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+
+from assay.pairs.schema import answer_text
 
 Floats = NDArray[np.float64]
 
@@ -26,3 +31,13 @@ def merge_weights(differences: Floats, ridge: float = 1e-2) -> Floats:
     weights = w / scale
     total = np.abs(weights).sum()
     return weights / total if total > 0 else np.full(len(w), 1 / len(w))
+
+
+def length_slope(pairs: pl.DataFrame, margins: Floats) -> float | None:
+    """The slope of ``margins`` [n] (reward of the chosen - of the rejected answer) over the difference of log(1 + characters), by least squares without a constant.
+
+    None where the two answers of every pair are equally long.
+    """
+    lengths = [[math.log1p(len(answer_text(messages))) for messages in pairs[side]] for side in ("chosen", "rejected")]
+    apart = np.array(lengths[0]) - np.array(lengths[1])
+    return float(apart @ margins / (apart @ apart)) if apart.any() else None

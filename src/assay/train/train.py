@@ -23,7 +23,7 @@ from assay.pairs.messages import Aside
 from assay.pairs.pairing import Pairing
 from assay.report import card
 from assay.train.adapters import adapt, merge
-from assay.train.calibration import merge_weights
+from assay.train.calibration import length_slope, merge_weights
 from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, ratings_by, ratings_of, score_sides
@@ -169,6 +169,8 @@ def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainCo
         manifest["accuracy"] = float((chosen > rejected).mean())
         manifest["ties"] = int((chosen == rejected).sum())
         found["temperature"] = temperature(chosen - rejected)
+    if len(chosen) and not config.attributes:
+        found["length_slope"] = length_slope(held_out, chosen - rejected)
     return found
 
 
