@@ -84,5 +84,5 @@ def test_what_takes_nothing_answers(schema: Schema, path: str) -> None:
 
 
 def test_the_description_holds_what_is_tried_here(schema: Schema) -> None:
-    assert {operation.ok().path for operation in schema.get_all_operations()} == {*POSTS, *GETS}
+    assert {operation.ok().path for operation in schema.get_all_operations() if operation.ok().method == "post"} == {*POSTS}
     assert 2 * sum(CASES.get(path, OTHERS) for path in POSTS) >= 2_000
