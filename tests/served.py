@@ -119,7 +119,11 @@ def start(*specs: str, port: int | None = None, options: Sequence[str] = (), env
     os.close(handle)
     atexit.register(Path(name).unlink, missing_ok=True)
     server = Server(process, f"http://127.0.0.1:{port}", Path(name))
-    wait_until(lambda: ready(server), 60)
+    try:
+        wait_until(lambda: ready(server), 120)
+    except BaseException:
+        server.stop()
+        raise
     return server
 
 

@@ -429,7 +429,7 @@ def test_loading_refuses_with_the_cause_or_warns_of_it(fault: str, broken: Calla
     assert f"Run `assay doctor {folder}`, or allow it with --allow-drift" in str(refused.value)
     with pytest.warns(UserWarning, match=re.escape(LOADED[fault])):
         model, said = checkpoint.load(folder, allow_drift=1_000.0)
-    assert checkpoint.TOLERANCE < checkpoint.drift(model, said) < 1_000.0
+    assert contracts.TOLERANCE < checkpoint.drift(model, said) < 1_000.0
 
 
 def test_more_drift_than_is_allowed_is_refused(broken: Callable[[str], Path]) -> None:

@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 from safetensors.torch import load_file
 
+from assay.cli import run_app
 from assay.errors import AssayError, MissingExtra
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
 from assay.model.onnx import FILE, export
 from assay.pairs.schema import prompt_id
+from assay.score.export import export as to_int8
 from assay.score.scorer import load_scorer
 from assay.train.config import TrainConfig
 from assay.train.train import train
@@ -106,6 +108,34 @@ def test_an_export_holds_a_graph_a_tokenizer_and_a_contract(exports: Exports) ->
     assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]
     assert [one.name for one in graph.output] == ["logits"]
     assert all(dimension.dim_param for one in graph.input for dimension in one.type.tensor_type.shape.dim)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "attributes"])
+def test_weights_in_int8_have_a_contract_of_their_own(exports: Exports, kind: str, make_pairs: Callable[..., pl.DataFrame], tmp_path: Path) -> None:
+    """Scores are those of the rounded weights, whatever the company, and what the rounding costs is measured."""
+    trained, rounded, pairs = exports(kind)[0], tmp_path / "int8", tmp_path / "pairs.parquet"
+    make_pairs(25).write_parquet(pairs)
+    lines = to_int8(trained, rounded, str(pairs))
+    said = contract.read(rounded)
+    assert (said.rounded, said.weights_sha256) == ("int8", contract.weights_sha256(rounded))
+    moved = max(abs(a.score - b.score) for a, b in zip(said.canaries, contract.read(trained).canaries, strict=True))
+    assert said.tolerance == pytest.approx(max(1e-4, moved))
+    assert not [finding for finding in examine(rounded) if not finding.ok]
+    few, many = (load_scorer(rounded, tokens_per_batch=tokens).score(conversations(20)).values for tokens in (1, 10_000))
+    assert (few == many).all()
+    before = load_scorer(trained, precision="fp32").score(conversations(20)).values
+    cost = read_json(rounded / MANIFEST)["rounding"]
+    assert 0 < abs(few - before).max() < 20 * cost["largest"]
+    assert cost["pairs"] == 25
+    assert 0 < cost["typical"] <= cost["largest"]
+    assert len(lines) == 3
+    assert not (rounded / FILE).exists()
+
+
+def test_the_command_asks_what_the_rounding_is_measured_on(exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["export", str(exports("encoder")[0]), "-o", str(tmp_path / "out"), "--int8"]) == 2
+    assert "--measure DATA" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def copy_of(exports: Exports, kind: str, tmp_path: Path) -> Path:

@@ -14,12 +14,9 @@ from assay.errors import AssayError
 from assay.files import MANIFEST, write_json
 from assay.model import contract as contracts
 from assay.model.backbones import text_hash
-from assay.model.contract import Canary, Contract
+from assay.model.contract import TOLERANCE, Canary, Contract
 from assay.model.network import head_name, pooled_position
 from assay.model.reward_model import RewardModel, from_checkpoint
-
-TOLERANCE = 1e-4
-"""Largest difference from a golden score that other hardware and other libraries may make in fp32."""
 
 
 def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | None = None, manifest: dict[str, Any] | None = None, adapter: Path | None = None) -> Contract:
@@ -82,12 +79,24 @@ def _named(reward_model: RewardModel, outputs: torch.Tensor) -> dict[str, float]
     return dict(zip(reward_model.merge, outputs[0].tolist(), strict=True)) if len(reward_model.merge) > 1 else None
 
 
+def rescore(folder: Path, rounded: str) -> Contract:
+    """Set the contract of a checkpoint whose weights were rounded right: canaries and hashes are of the rounded weights, and its tolerance is their distance from the scores before."""
+    before = contracts.read(folder)
+    reward_model = from_checkpoint(folder, before.max_length, before.add_special_tokens, before.weights)
+    canaries = score_canaries(reward_model, [c.conversation for c in before.canaries])
+    moved = apart([c.score for c in canaries], [c.score for c in before.canaries])
+    weights = contracts.weights_sha256(folder)
+    after = before.model_copy(update={"rounded": rounded, "canaries": canaries, "tolerance": max(TOLERANCE, moved), "weights_sha256": weights, "measured_with": before.measured_with and weights})
+    contracts.write(folder, after)
+    return after
+
+
 def load(folder: Path, *, allow_drift: float | None = None) -> tuple[RewardModel, Contract]:
     """Load a checkpoint and its contract, and check the canaries.
 
     Args:
         folder: the checkpoint.
-        allow_drift: how far a canary may be from its golden score beyond TOLERANCE; then a warning names the cause.
+        allow_drift: how far a canary may be from its golden score beyond the contract's tolerance; then a warning names the cause.
 
     Raises:
         AssayError: it cannot be loaded, or a canary does not get its golden score.
@@ -95,12 +104,12 @@ def load(folder: Path, *, allow_drift: float | None = None) -> tuple[RewardModel
     contract = contracts.read(folder)
     reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights)
     worst = drift(reward_model, contract)
-    if not worst <= TOLERANCE:  # NaN is no agreement
+    if not worst <= contract.tolerance:  # NaN is no agreement
         from assay.model.doctor import cause  # which loads checkpoints itself
 
         said = f"{folder}: a canary differs by {worst:.2g} from the score it was saved with: {cause(folder)}"
         if allow_drift is None or not worst <= allow_drift:
-            raise AssayError(f"{said}. Run `assay doctor {folder}`, or allow it with --allow-drift (now {allow_drift or TOLERANCE:g})")
+            raise AssayError(f"{said}. Run `assay doctor {folder}`, or allow it with --allow-drift (now {allow_drift or contract.tolerance:g})")
         warnings.warn(said, stacklevel=2)
     return reward_model, contract
 

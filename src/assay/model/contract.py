@@ -14,6 +14,8 @@ from assay.errors import AssayError
 from assay.files import fingerprint, read_json, sha256_file, write_json
 
 FILE = "scoring.json"
+TOLERANCE = 1e-4
+"""Largest difference from a golden score that other hardware and other libraries may make in fp32."""
 
 SETTINGS = (
     "attn_logit_softcapping", "final_logit_softcapping", "hidden_act", "hidden_activation", "layer_norm_eps", "layer_types", "max_window_layers", "query_pre_attn_scalar",
@@ -81,6 +83,10 @@ class Contract(BaseModel):
     weights_sha256: str
     head_sha256: str | None = None
     """Hash of the head's tensors alone."""
+    rounded: str | None = None
+    """What the weights were rounded to after training: `int8`. Then the canaries are of the rounded weights."""
+    tolerance: float = TOLERANCE
+    """Largest difference from a golden score that other hardware and other libraries may make."""
     canaries: list[Canary]
     made_with: dict[str, str]
 

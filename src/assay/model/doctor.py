@@ -52,7 +52,7 @@ def examine(folder: Path, against: Callable[[list[contracts.Conversation]], list
     except AssayError as error:
         return [*findings, Finding("loads", False, str(error), "restore the files from the run that made them")]
     findings += [Finding("loads", True, "all weights are there, the head included"), *_settings(folder, reward_model, contract)]
-    exported = (folder / onnx.FILE).is_file()
+    exported = onnx.graph(folder) is not None
     if not exported:
         findings += _tensors(folder, reward_model, contract)
     findings += [*_measured(contract), *_tokens(reward_model, contract), *_scores(reward_model, contract)]
@@ -193,8 +193,8 @@ def _suspects(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[s
 def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
     yield from _attributes(reward_model, contract)
     worst = checkpoint.drift(reward_model, contract)
-    ok = worst <= checkpoint.TOLERANCE
-    yield Finding("canaries", ok, f"largest difference from the golden scores {worst:.1e} (allowed {checkpoint.TOLERANCE:.0e})", "" if ok else "see the findings above for the cause")
+    ok = worst <= contract.tolerance
+    yield Finding("canaries", ok, f"largest difference from the golden scores {worst:.1e} (allowed {contract.tolerance:.0e})", "" if ok else "see the findings above for the cause")
 
 
 def _attributes(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
@@ -206,7 +206,7 @@ def _attributes(reward_model: RewardModel, contract: Contract) -> Iterator[Findi
     taken = {}
     for name in contract.attributes:
         was = [(o or {}).get(name, math.nan) for o in golden]
-        taken[name] = next((other for other in [name, *contract.attributes] if _apart(was, [o[other] for o in now]) <= checkpoint.TOLERANCE), None)
+        taken[name] = next((other for other in [name, *contract.attributes] if _apart(was, [o[other] for o in now]) <= contract.tolerance), None)
     swapped = [f"{name} comes out as {other}" for name, other in taken.items() if other not in (None, name)]
     yield Finding("attributes", not swapped, f"swapped: {', '.join(swapped)}" if swapped else "each output goes by its name", "put `attributes` of scoring.json in the order of the head" if swapped else "")
 
@@ -218,11 +218,11 @@ def _elsewhere(folder: Path, reward_model: RewardModel, contract: Contract, agai
         yield Finding("the other side", False, f"has no score for {missing} of {len(theirs)} canaries", "look at its log")
         return
     worst = _apart(theirs, golden)
-    if worst <= checkpoint.TOLERANCE:
+    if worst <= contract.tolerance:
         yield Finding("the other side", True, f"agrees to {worst:.1e}")
         return
     for mistake in mistakes(folder, reward_model, contract, theirs):
-        if _apart(theirs, mistake.scores) <= max(checkpoint.TOLERANCE, 0.02 * worst) and _apart(mistake.scores, golden) > worst / 2:
+        if _apart(theirs, mistake.scores) <= max(contract.tolerance, 0.02 * worst) and _apart(mistake.scores, golden) > worst / 2:
             yield Finding("the other side", False, f"differs by {worst:.2g}: {mistake.name}", mistake.fix)
             return
     if worst <= 0.05 * max(1.0, max(golden) - min(golden)):
@@ -246,7 +246,7 @@ def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
         yield Finding("plain transformers", False, f"fails: {first_line(error)}", "see the findings above")
         return
     worst = _apart(scores, [c.score for c in contract.canaries])
-    ok = worst <= checkpoint.TOLERANCE
+    ok = worst <= contract.tolerance
     yield Finding("plain transformers", ok, f"agrees to {worst:.1e}" if ok else f"differs by {worst:.2g}", "" if ok else "see the findings above for the cause")
 
 

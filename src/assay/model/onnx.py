@@ -18,26 +18,35 @@ from assay.model import contract as contracts
 from assay.model.loading import quiet
 
 FILE = "model.onnx"
+INT8 = "model_int8.onnx"
+
+
+def graph(folder: Path) -> Path | None:
+    """The ONNX graph of an export; None if the folder is none."""
+    return next((folder / name for name in (FILE, INT8) if (folder / name).is_file()), None)
 
 
 class OnnxModel(nn.Module):
     """Stands where a sequence classifier stands: ``input_ids`` and ``attention_mask`` in, an object with ``logits`` [n, k] out.
 
+    A graph in int8 rounds its activations by the largest of the batch, so that a score would depend on its company; its sequences go one at a time.
+
     Raises:
         MissingExtra: ONNX Runtime is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, file: Path) -> None:
         super().__init__()
         try:
             import onnxruntime
         except ImportError:
             raise MissingExtra("scoring with an ONNX export", "onnx") from None
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = AutoConfig.from_pretrained(file.parent)
+        self.file, self.alone = file, file.name == INT8
         try:
-            self.session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise AssayError(f"{folder / FILE}: cannot be opened by ONNX Runtime ({first_line(error)}); export it again") from None
+            raise AssayError(f"{file}: cannot be opened by ONNX Runtime ({first_line(error)}); export it again") from None
         self.device = torch.device("cpu")
 
     def to(self, *_: Any, **__: Any) -> "OnnxModel":
@@ -46,11 +55,13 @@ class OnnxModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
         """One pass."""
+        ids, mask = input_ids.numpy(), attention_mask.numpy()
+        parts = [(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(mask.sum(axis=1))] if self.alone else [(ids, mask)]
         try:
-            (logits,) = self.session.run(None, {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+            logits = np.concatenate([self.session.run(None, {"input_ids": one, "attention_mask": there})[0] for one, there in parts])
         except Exception as error:
-            raise AssayError(f"{FILE}: does not run on these token ids ({first_line(error)}); the graph and the tokenizer are not of the same model") from None
-        return SimpleNamespace(logits=torch.from_numpy(np.asarray(logits)))
+            raise AssayError(f"{self.file.name}: does not run on these token ids ({first_line(error)}); the graph and the tokenizer are not of the same model") from None
+        return SimpleNamespace(logits=torch.from_numpy(logits))
 
 
 class _Logits(nn.Module):
@@ -71,7 +82,7 @@ def export(folder: Path, output: Path) -> None:
         MissingExtra: onnx and onnxscript are not installed.
     """
     contract = contracts.read(folder)
-    if (folder / FILE).is_file():
+    if graph(folder):
         raise AssayError(f"{folder}: is an ONNX export already")
     try:
         import onnx  # noqa: F401
@@ -105,3 +116,24 @@ def export(folder: Path, output: Path) -> None:
     write_json(temporary / MANIFEST, {"contract": contracts.FILE, "exported_from": str(folder), "format": "onnx"})
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
+
+
+def round_to_int8(folder: Path, output: Path) -> None:
+    """Write the export ``folder`` with its weights in int8 to ``output``; products of them are computed in int8, with activations rounded as they come.
+
+    The contract still has the scores of the graph it was made from: set it right with ``assay.model.checkpoint.rescore``.
+
+    Raises:
+        MissingExtra: onnx and ONNX Runtime are not installed.
+    """
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError:
+        raise MissingExtra("rounding to int8", "onnx") from None
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns(FILE))
+    logging.disable(logging.WARNING)  # it advises a step that was done
+    try:
+        quantize_dynamic(folder / FILE, output / INT8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
+    finally:
+        logging.disable(logging.NOTSET)

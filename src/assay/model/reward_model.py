@@ -134,8 +134,8 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, mer
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     config = _config(str(folder))
     merge = merge or {"reward": 1.0}
-    if (folder / onnx.FILE).is_file():
-        return RewardModel(onnx.OnnxModel(folder), tokenizer, max_length, add_special_tokens, merge)
+    if graph := onnx.graph(folder):
+        return RewardModel(onnx.OnnxModel(graph), tokenizer, max_length, add_special_tokens, merge)
     if config.num_labels != len(merge):
         raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected {len(merge)}; set num_labels to {len(merge)} in config.json if the weights have as many")
     for key, value in (settings or {}).items():

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from assay import __version__
@@ -43,6 +44,29 @@ class Limits:
     """Tokens that may wait; beyond it, or where they would take half of ``request_seconds``, a request is told to come back."""
     under_way: int = 2_000
     """Requests at once; beyond it they are told to come back."""
+
+
+class Failure(BaseModel):
+    """What went wrong, for a person."""
+
+    message: str
+    code: int
+
+
+class Failed(BaseModel):
+    """The form of all errors."""
+
+    error: Failure
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failed, "description": why}
+    for status, why in {
+        400: "What is asked for can't be: no JSON, nothing to score, roles the template refuses.", 401: "The API key is missing or wrong.", 404: "No such model.",
+        408: "The body arrived too slowly.", 413: "The body is too large.", 422: "A field is missing or of the wrong type.", 429: "Too much is waiting; come back after Retry-After.",
+        503: "No answer in time.",
+    }.items()
+}  # fmt: skip
 
 
 class Metrics:
@@ -86,7 +110,7 @@ def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, 
 
     app = FastAPI(title="Assay", version=__version__, description="Rewards of conversations, in the wire formats of the field.", lifespan=running)
     for dialect in (own, vllm, trainers):
-        app.include_router(dialect.router(models))
+        app.include_router(dialect.router(models), responses=ERRORS)
     app.include_router(page.router())
     _errors(app, limits)
     _health(app, models, metrics)
