@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_EXTRA ?=
+PROCESSES ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
@@ -20,7 +21,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/assay models pull minilm
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -18,6 +18,14 @@ from assay.pairs.schema import from_rows
 SHARED = Path(os.environ.get("ASSAY_TEST_DATA", Path(__file__).parents[2] / "shared")) / "data"
 
 
+LONGEST = ("test_docs.py", "test_demo.py", "test_more_training.py", "test_engine.py", "test_openapi.py", "test_every_path.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process works on one alone at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT backbone."""

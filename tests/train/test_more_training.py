@@ -229,7 +229,7 @@ def test_the_gradient_of_a_step_in_parts_is_that_of_its_whole_loss(kind: str, lo
         scale = max(float(one.abs().max()) for one in wanted if one is not None)
         for (name, parameter), one in zip(self.network.named_parameters(), wanted, strict=True):
             if one is not None:
-                torch.testing.assert_close(parameter.grad, one, rtol=0, atol=1e-3 * scale, msg=lambda text, name=name: f"{name}: {text}")
+                torch.testing.assert_close(parameter.grad, one, rtol=0, atol=3e-3 * scale, msg=lambda text, name=name: f"{name}: {text}")
         steps.append(len(inputs))
         return found
 
