@@ -50,3 +50,13 @@ def test_a_conversation_the_template_refuses_is_one_clear_error(tmp_path: Path) 
     reward_model = from_backbone(str(tiny.decoder(tmp_path, picky)), 96, 0)
     with pytest.raises(AssayError, match="refuses a conversation with the roles system, user, assistant: no system turn"):
         reward_model.encode([[{"role": "system", "content": ""}, *CONVERSATION]])
+
+
+def test_a_template_that_asks_whether_there_is_a_clock_is_held_still(tmp_path: Path) -> None:
+    """As those of Llama 3.1 and 3.2 do."""
+    asks = (
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '1 Jan 2000' %}{%- endif %}{%- endif %}"
+        "Today: {{ date_string }}\n" + tiny.CHATML
+    )
+    reward_model = from_backbone(str(tiny.decoder(tmp_path, asks)), 96, 0)
+    assert template.render(reward_model.tokenizer, CONVERSATION).startswith("Today: 26 Jul 2024\n<|im_start|>user")

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,7 +12,8 @@ import pytest
 
 from assay.model.template import render
 from assay.score.checkpoint import CheckpointScorer
-from served import ATTRIBUTES, Conversation, conversations, said, single
+from assay.serve.app import create_app
+from served import ATTRIBUTES, Conversation, conversations, in_thread, said, single
 
 Ask = Callable[[httpx2.Client, CheckpointScorer, Conversation], float]
 TALKS = conversations()
@@ -187,6 +189,17 @@ def test_comparison_uses_the_temperature_of_the_contract(client: httpx2.Client, 
         assert found["calibrated"] is (temperature is not None)
         for i, row in enumerate(found["probability"]):
             assert row == pytest.approx([1 / (1 + math.exp(-(rewards[i] - r) / (temperature or 1))) for r in rewards], abs=1e-3)
+
+
+def test_length_is_taken_off_where_the_contract_says_what_it_is_worth(client: httpx2.Client, checkpoints: dict[str, Path]) -> None:
+    asked = {"prompt": TALKS[0][:-1], "answers": ["a" * 9, "b" * 99]}
+    assert post(client, "/v1/compare", **asked)["length_controlled"] is None
+    scorer = CheckpointScorer(str(checkpoints["first"]), "fp32")
+    scorer.contract = scorer.contract.model_copy(update={"length_slope": 2.0})
+    with in_thread(create_app({"first": scorer})) as url, httpx2.Client(base_url=url, timeout=60) as other:
+        found = post(other, "/v1/compare", **asked)
+    half = math.log(10)  # from 10 to 100 characters and one is two of it
+    assert found["length_controlled"] == pytest.approx([found["rewards"][0] + half, found["rewards"][1] - half], abs=1e-5)
 
 
 def test_token_ids_beyond_the_length_lose_their_beginning(client: httpx2.Client, scorers: dict[str, CheckpointScorer]) -> None:

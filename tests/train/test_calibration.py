@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.evaluate.calibration import COLDEST, HOTTEST, temperature
-from assay.train.calibration import merge_weights
+from assay.pairs.schema import from_rows
+from assay.train.calibration import length_slope, merge_weights
+from conftest import pair
 
 Floats = NDArray[np.float64]
 
@@ -94,3 +96,16 @@ def test_a_single_pair_and_no_difference_at_all() -> None:
     assert merge_weights(np.array([[1.0, -2.0]])).tolist() == pytest.approx([2 / 3, -1 / 3])
     assert merge_weights(np.zeros((9, 4))).tolist() == [0.25] * 4
     assert merge_weights(np.array([[0.0, 1.0], [0.0, 2.0]])).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.7, -2.0])
+def test_what_length_alone_is_worth_is_recovered(planted: float) -> None:
+    rng = np.random.default_rng(3)
+    rows = from_rows([pair(f"q{i}", "a" * int(rng.integers(1, 400)), "b" * int(rng.integers(1, 400))) for i in range(2_000)])
+    logs = [np.array([math.log1p(len(messages[0]["content"])) for messages in rows[side].to_list()]) for side in ("chosen", "rejected")]
+    margins = planted * (logs[0] - logs[1]) + rng.normal(size=rows.height)
+    assert length_slope(rows, margins) == pytest.approx(planted, abs=0.05)
+
+
+def test_answers_of_one_length_say_nothing_of_length() -> None:
+    assert length_slope(from_rows([pair("q", "aa", "bb")]), np.array([1.0])) is None
