@@ -21,7 +21,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/assay models pull minilm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -18,6 +18,15 @@ from assay.pairs.schema import from_rows
 SHARED = Path(os.environ.get("ASSAY_TEST_DATA", Path(__file__).parents[2] / "shared")) / "data"
 
 
+RAYS_OWN = [
+    "ignore::ResourceWarning",
+    "ignore:.*:DeprecationWarning:ray.*",
+    "ignore:.*:FutureWarning:ray.*",
+    "ignore:.*:UserWarning:ray.*",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+]
+"""Warnings of Ray that no test of ours is about."""
+
 LONGEST = ("test_docs.py", "test_demo.py", "test_more_training.py", "test_engine.py", "test_openapi.py", "test_every_path.py")
 
 

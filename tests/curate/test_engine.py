@@ -34,17 +34,9 @@ from assay.curate.steps import (
 from assay.errors import AssayError, MissingExtra
 from assay.files import write_parquet
 from assay.pairs.schema import from_rows
-from conftest import pair
+from conftest import RAYS_OWN, pair
 
 from .conftest import contents
-
-RAYS_OWN = [
-    "ignore::ResourceWarning",
-    "ignore:.*:DeprecationWarning:ray.*",
-    "ignore:.*:FutureWarning:ray.*",
-    "ignore:.*:UserWarning:ray.*",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-]
 
 
 def slowly_twice(task: int) -> tuple[int, str]:

@@ -12,9 +12,8 @@ from assay.engine import start
 from assay.score import bulk
 from assay.score.bulk import loaded, score_file
 from assay.score.scorer import Scores, load_scorer
+from conftest import RAYS_OWN
 from served import checkpoints
-
-RAYS_OWN = ["ignore::ResourceWarning", "ignore:.*:DeprecationWarning:ray.*", "ignore:.*:FutureWarning:ray.*", "ignore:.*:UserWarning:ray.*", "ignore::pytest.PytestUnraisableExceptionWarning"]
 
 
 @pytest.fixture(autouse=True)

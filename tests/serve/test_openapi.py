@@ -13,7 +13,7 @@ from schemathesis.openapi import from_asgi
 
 from assay.score.checkpoint import CheckpointScorer
 from assay.serve.app import create_app
-from serve.test_faults import POSTS, message
+from serve.test_faults import FITTING, POSTS, message
 
 CASES = {"/v1/rewards": 20, "/v1/compare": 50, "/classify": 70, "/v1/classify": 50, "/pooling": 50, "/v1/explain": 20}
 """Cases an operation and mode; schemathesis is slow at lists of messages."""
@@ -44,9 +44,13 @@ def settled(n: int) -> settings:
 
 
 def meant(case: Case, content: str) -> Case:
-    """A case without a model that is not there, and with at most one of the contents that exclude each other."""
-    for field in ("model", *(c for c in CONTENTS if content != c and case.path.endswith(("/classify", "/pooling")))):
-        case.body.pop(field, None)
+    """A case without a model that is not there, and with one of the contents that exclude each other: the one generated, or what fits."""
+    case.body.pop("model", None)
+    if case.path.endswith(("/classify", "/pooling")):
+        kept = case.body.get(content)
+        for field in CONTENTS:
+            case.body.pop(field, None)
+        case.body.update({content: kept} if kept else FITTING[case.path])
     return case
 
 
