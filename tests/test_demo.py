@@ -15,7 +15,7 @@ from assay.demo.demo import what_was_found
 from assay.files import read_json
 from assay.model.reward_model import precision_of
 
-SHORTENED = ["curate.agree.fit.max_steps=20", "train.max_steps=20", "train.evaluate_every=10"]
+SHORTENED = ["curate.agree.fit.max_steps=6", "train.max_steps=6", "train.evaluate_every=3"]
 
 
 def run(folder: Path, *command: str) -> str:
