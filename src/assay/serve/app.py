@@ -38,8 +38,8 @@ class Limits:
     """Conversations in a request."""
     request_seconds: float = 300.0
     """Seconds until a request is given up."""
-    batch_tokens: int = 4_096
-    """Tokens scored at once."""
+    batch_tokens: int = 2_048
+    """Tokens scored at once: on a CPU more are slower, since they leave its cache, and later requests wait longer. ``serve`` takes more on a GPU."""
     waiting_tokens: int = 262_144
     """Tokens that may wait; beyond it, or where they would take half of ``request_seconds``, a request is told to come back."""
     under_way: int = 2_000

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assay.errors import AssayError
+from assay.model.reward_model import best_device
 from assay.score.checkpoint import CheckpointScorer
 from assay.score.scorer import check_precision
 from assay.serve.app import Limits, create_app
 
 HEAD_SECONDS = 10.0
 """Seconds until a connection must have sent the head of a request."""
+GPU_BATCH_TOKENS = 16_384
 GRACE_SECONDS = 60
 """Seconds that requests under way have to finish after SIGTERM."""
 
@@ -94,6 +97,8 @@ def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precis
     logging.getLogger("assay.serve").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
+    if best_device().type == "cuda":
+        limits = replace(limits, batch_tokens=GPU_BATCH_TOKENS)
     app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
     config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     uvicorn.Server(config).run()
