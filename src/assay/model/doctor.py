@@ -206,7 +206,7 @@ def _attributes(reward_model: RewardModel, contract: Contract) -> Iterator[Findi
     taken = {}
     for name in contract.attributes:
         was = [(o or {}).get(name, math.nan) for o in golden]
-        taken[name] = next((other for other in [name, *contract.attributes] if _apart(was, [o[other] for o in now]) <= contract.tolerance), None)
+        taken[name] = next((other for other in [name, *contract.attributes] if checkpoint.apart(was, [o[other] for o in now]) <= contract.tolerance), None)
     swapped = [f"{name} comes out as {other}" for name, other in taken.items() if other not in (None, name)]
     yield Finding("attributes", not swapped, f"swapped: {', '.join(swapped)}" if swapped else "each output goes by its name", "put `attributes` of scoring.json in the order of the head" if swapped else "")
 
@@ -217,12 +217,12 @@ def _elsewhere(folder: Path, reward_model: RewardModel, contract: Contract, agai
     if missing := sum(math.isnan(score) for score in theirs):
         yield Finding("the other side", False, f"has no score for {missing} of {len(theirs)} canaries", "look at its log")
         return
-    worst = _apart(theirs, golden)
+    worst = checkpoint.apart(theirs, golden)
     if worst <= contract.tolerance:
         yield Finding("the other side", True, f"agrees to {worst:.1e}")
         return
     for mistake in mistakes(folder, reward_model, contract, theirs):
-        if _apart(theirs, mistake.scores) <= max(contract.tolerance, 0.02 * worst) and _apart(mistake.scores, golden) > worst / 2:
+        if checkpoint.apart(theirs, mistake.scores) <= max(contract.tolerance, 0.02 * worst) and checkpoint.apart(mistake.scores, golden) > worst / 2:
             yield Finding("the other side", False, f"differs by {worst:.2g}: {mistake.name}", mistake.fix)
             return
     if worst <= 0.05 * max(1.0, max(golden) - min(golden)):
@@ -234,10 +234,6 @@ def _elsewhere(folder: Path, reward_model: RewardModel, contract: Contract, agai
     yield Finding("the other side", False, f"differs by {worst:.2g}, by none of the known mistakes{unrelated}", "compare its tokenizer, template and weights with the checkpoint's")
 
 
-def _apart(a: list[float], b: list[float]) -> float:
-    return checkpoint.apart(a, b)
-
-
 def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
     """Whether transformers alone, as a stranger would call it, gives the golden scores: one padded batch."""
     try:
@@ -245,7 +241,7 @@ def _plain_transformers(folder: Path, contract: Contract) -> Iterator[Finding]:
     except Exception as error:
         yield Finding("plain transformers", False, f"fails: {first_line(error)}", "see the findings above")
         return
-    worst = _apart(scores, [c.score for c in contract.canaries])
+    worst = checkpoint.apart(scores, [c.score for c in contract.canaries])
     ok = worst <= contract.tolerance
     yield Finding("plain transformers", ok, f"agrees to {worst:.1e}" if ok else f"differs by {worst:.2g}", "" if ok else "see the findings above for the cause")
 
