@@ -191,18 +191,19 @@ def _suspects(reward_model: RewardModel, contract: Contract) -> Iterator[tuple[s
 
 
 def _scores(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
-    yield from _attributes(reward_model, contract)
-    worst = checkpoint.drift(reward_model, contract)
+    now = checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])
+    yield from _attributes(now, contract)
+    worst = checkpoint.apart([c.score for c in now], [c.score for c in contract.canaries])
     ok = worst <= contract.tolerance
     yield Finding("canaries", ok, f"largest difference from the golden scores {worst:.1e} (allowed {contract.tolerance:.0e})", "" if ok else "see the findings above for the cause")
 
 
-def _attributes(reward_model: RewardModel, contract: Contract) -> Iterator[Finding]:
+def _attributes(canaries: list[contracts.Canary], contract: Contract) -> Iterator[Finding]:
     """Whether each output of the head still goes by its name."""
     golden = [c.outputs for c in contract.canaries]
     if not golden or any(o is None for o in golden):
         return
-    now = [c.outputs or {} for c in checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])]
+    now = [c.outputs or {} for c in canaries]
     taken = {}
     for name in contract.attributes:
         was = [(o or {}).get(name, math.nan) for o in golden]

@@ -169,8 +169,8 @@ def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainCo
         manifest["accuracy"] = float((chosen > rejected).mean())
         manifest["ties"] = int((chosen == rejected).sum())
         found["temperature"] = temperature(chosen - rejected)
-    if len(chosen) and not config.attributes:
-        found["length_slope"] = length_slope(held_out, chosen - rejected)
+        if not config.attributes:
+            found["length_slope"] = length_slope(held_out, chosen - rejected)
     return found
 
 
