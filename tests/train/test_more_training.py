@@ -35,6 +35,7 @@ from assay.train.batches import Example, parts
 from assay.train.config import LossConfig, TrainConfig
 from assay.train.losses import pair_losses, step_terms
 from assay.train.measure import score_sides
+from assay.train.sharded import load_weights
 from assay.train.train import read_manifest, train
 from conftest import pair, turn
 
@@ -423,14 +424,23 @@ def test_two_processes_train_the_same_model_as_one(pairs: int, changes: dict[str
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_ended_resume_to_the_same_model(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
-    settings = config(tiny_decoder, max_steps=8, tokens_per_batch=128, learning_rate=1e-3, save_every=3, validation=0)
-    train(make_pairs(49), settings, tmp_path / "one")
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_two_processes_of_which_one_ended_resume_to_the_same_model(fsdp: bool, tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    settings = config(tiny_decoder, max_steps=8, tokens_per_batch=128, learning_rate=1e-3, save_every=3, validation=0, fsdp=fsdp)
+    train(make_pairs(49), settings.model_copy(update={"fsdp": False}), tmp_path / "one")
     assert in_two_processes(make_pairs(49), settings, tmp_path / "two", end_at=5) != 0
     assert not (tmp_path / "two" / "checkpoint").exists()
     assert [p.name for p in (tmp_path / "two" / "work").glob("checkpoint-*")] == ["checkpoint-3"]
     assert in_two_processes(make_pairs(49), settings, tmp_path / "two") == 0, (tmp_path / "two" / "output.txt").read_text()[-3000:]
     assert_same(tmp_path / "one", tmp_path / "two")
+    resumed = [m["step"] for m in read_manifest(tmp_path / "two")["metrics"] if "loss" in m]
+    assert resumed == list(range(1, 9))
+
+
+def test_parts_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "part-1-of-2.safetensors").touch()
+    with pytest.raises(AssayError, match=r"has part-1-of-2\.safetensors, but 4 processes resume; start as many as the run was begun with"):
+        load_weights(None, tmp_path, 0, 4)
 
 
 def test_sharing_weights_out_is_refused_to_a_single_process(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class TrainConfig(BaseModel):
     save_every: int = Field(200, ge=1)
     """Steps between checkpoints from which a killed run resumes."""
     fsdp: bool = False
-    """Under `torchrun`: share the weights out among the processes (FSDP2) instead of copying them (DDP). Such a run cannot be resumed."""
+    """Under `torchrun`: share the weights out among the processes (FSDP2) instead of copying them (DDP). Such a run is resumed by as many processes."""
     seed: int = 0
     """Seed of the head's first values and of the order of the pairs."""
     report_to: list[str] = []

@@ -28,7 +28,8 @@ from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, ratings_by, ratings_of, score_sides
 from assay.train.memory import keep_memory
-from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics, share_out, whole_weights
+from assay.train.sharded import share_out, whole_weights
+from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps in all, latest metrics)."""
@@ -86,7 +87,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     except RuntimeError as error:
         raise _out_of_memory(error, config) from None
     if config.fsdp:
-        whole_weights(trainer, reward_model)
+        reward_model.model = whole_weights(trainer.model, reward_model.model, processes.process_index)
     if processes.is_main_process:
         if adapted is not None:
             reward_model.model = merge(adapted, work / "adapter")

@@ -14,28 +14,31 @@ from typing import Any
 import polars as pl
 import safetensors.torch
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoModelForSequenceClassification,
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import SaveStrategy
 
 from assay.errors import AssayError
-from assay.files import write_text
+from assay.files import read_json, write_json, write_text
 from assay.model.layout import Name, size
-from assay.model.network import Network, as_reward_model, is_decoder, use_attention
+from assay.model.network import Network, is_decoder
 from assay.model.reward_model import RewardModel, in_precision
 from assay.train.batches import Example, ExampleSet, Part, StepSampler, parts
 from assay.train.config import TrainConfig
 from assay.train.losses import pair_losses, rating_losses, step_terms
 from assay.train.measure import measure
+from assay.train.sharded import load_moments, load_weights, save_parts
 
 COMPLETE = "complete.json"
+SCHEDULER = "scheduler.json"
 
 
 class RewardTrainer(Trainer):
@@ -53,6 +56,7 @@ class RewardTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
+        self.args.save_strategy = SaveStrategy.STEPS  # with weights that are shared out the Trainer refuses it, since it cannot save them; we can
         self.processes, self.rank = self.args.world_size, self.args.process_index
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -166,11 +170,35 @@ class RewardTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save what is trained; what is frozen is in the backbone."""
+        if self.config.fsdp:
+            save_parts(self.network, self.optimizer, Path(str(output_dir)), self.rank, self.processes)
+            return
         frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
         state = {name: tensor for name, tensor in (state_dict or self.network.state_dict()).items() if name not in frozen}
         if self.args.should_save:
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
             safetensors.torch.save_file(state, Path(str(output_dir)) / "model.safetensors", metadata={"format": "pt"})
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.config.fsdp:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            write_json(Path(output_dir) / SCHEDULER, self.lr_scheduler.state_dict())
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.config.fsdp:
+            load_weights(self.network, Path(resume_from_checkpoint), self.rank, self.processes)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.config.fsdp or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_moments(self.network, self.optimizer, Path(checkpoint), self.rank, self.processes)
+        self.lr_scheduler.load_state_dict(read_json(Path(checkpoint) / SCHEDULER))
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """What ``measure`` finds on the held-out rows, scored as every other part of Assay scores."""
@@ -275,7 +303,8 @@ class MarkComplete(TrainerCallback):
     """Marks each checkpoint when all its files are written; only marked ones are resumed from."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the mark, last of all."""
+        """Write the mark, last of all processes."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, f'{{"step": {state.global_step}}}\n')
 
@@ -291,31 +320,6 @@ def last_complete(folder: Path, *, keep: bool = False) -> Path | None:
         elif best is None or step > best[0]:
             best = (step, path)
     return best[1] if best else None
-
-
-def share_out(network: Network) -> None:
-    """Share the weights of ``network`` out among the processes, layer by layer, in place (FSDP2). Each gathers a layer's when it is computed."""
-    from torch.distributed.fsdp import fully_shard
-
-    kinds = set(network.model._no_split_modules or ())
-    for module in network.modules():
-        if type(module).__name__ in kinds:
-            fully_shard(module)
-    fully_shard(network)
-    network.is_distributed_loading_by_transformers = True  # type: ignore[assignment]  # so the Trainer calls a model that is shared out already
-
-
-def whole_weights(trainer: RewardTrainer, reward_model: RewardModel) -> None:
-    """Put the weights together that FSDP shared out, into a plain model of the first process; all processes must call it."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    state = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if trainer.args.process_index:
-        return
-    model = as_reward_model(AutoModelForSequenceClassification.from_config(reward_model.model.config))
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
-    use_attention(model)
-    reward_model.model = model
 
 
 def callbacks(config: TrainConfig, folder: Path, with_evaluation: bool, more: list[TrainerCallback]) -> list[TrainerCallback]:
