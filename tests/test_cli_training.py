@@ -95,7 +95,6 @@ def test_a_dry_run_says_what_it_would_take_and_trains_nothing(recipe: Path, tmp_
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"read", "curate"}
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers by its old name
 def test_a_dry_run_of_lora_and_shared_prompts(recipe: Path, tiny_decoder: Path, tmp_path: Path, capsys: Captured) -> None:
     changes = [f"first.model={tiny_decoder}", "train.lora={rank: 2}", "train.max_length=100"]
     assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--dry-run", *(part for change in changes for part in ("--set", change))]) == 0
@@ -225,7 +224,7 @@ def mistakes(folder: Path, checkpoints: list[Path], recipe: Path) -> list[tuple[
         (["soup", one, two, *out, "--scale", "much", "--from", start], "much"),
         (["soup", one, two], "requires an argument"),
         (["import", str(folder / "nowhere"), *out], "nowhere: no safetensors file"),
-        (["import", one, *out, "--attribute", "a", "--attribute", "b"], "a model of the kind `bert` cannot be imported"),
+        (["import", one, *out, "--attribute", "a", "--attribute", "b"], "the head has 1 outputs, but 2 names are given"),
         (["export", str(folder / "nowhere"), *out], "nowhere: no scoring.json"),
         (["train", str(recipe), *out, "--set", "train.only=[mad]"], "there are no rows of the source mad. Did you mean `made`? Sources: made, ratings"),
         (["train", str(recipe), *out, "--set", "train.loss=bradly_terry"], "train.loss.kind"),

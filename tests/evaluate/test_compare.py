@@ -11,11 +11,12 @@ import pytest
 from scipy.stats import binomtest
 
 from assay.errors import AssayError
-from assay.evaluate.compare import CHANGED, compare, holm, mcnemar
+from assay.evaluate.compare import CHANGED, EXACT, compare, exchanged, holm, mcnemar
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.intervals import Floats
 from assay.evaluate.saved import Saved, load_results
 from assay.evaluate.suite import Item, Suite, padded
+from assay.evaluate.suites import RULES
 from assay.pairs.schema import Message, answer_text
 from assay.score.scorer import Scores
 from conftest import turn
@@ -157,17 +158,46 @@ def test_a_mean_of_unequal_parts_is_not_tested_by_counts() -> None:
     macro = against(suite, outcome(first), outcome(second))["tests"]["macro average"]
     assert macro["difference"] == pytest.approx((1 - 0.1) / 2)
     assert macro["low"] > 0
-    assert macro["p"] < 0.05
-    assert macro["test"] == "paired bootstrap"
+    assert macro["p"] == pytest.approx(2 / 2**5, abs=0.01)  # all five gained, which is what lots do in one case of 16
+    assert macro["test"] == "permutation"
 
 
-def test_parts_of_a_credit_are_tested_by_the_paired_bootstrap() -> None:
+def test_exchanging_prompts_that_are_single_items_is_mcnemars_test() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        size = int(rng.integers(3, 60))
+        first = rng.integers(0, 2, size)
+        second = np.where(rng.random(size) < 0.2, 1 - first, first)
+        suite = Suite("s", "pairs", items(size))
+        one, two = (RULES["pairs"].measure(suite, outcome(side)) for side in (first, second))
+        gained, lost = int(((second == 1) & (first == 0)).sum()), int(((second == 0) & (first == 1)).sum())
+        if gained + lost <= EXACT:
+            assert exchanged(one, two, one.overall, [i.cluster for i in suite.items]) == pytest.approx(mcnemar(gained, lost))
+
+
+@pytest.mark.parametrize("prompts", [8, 25, 100])
+def test_equal_scorers_are_told_apart_by_exchange_in_one_of_twenty_simulations(prompts: int) -> None:
+    """Three items a prompt that stand or fall together; credits of a half where items tie with nothing."""
+    rng = np.random.default_rng(prompts)
+    suite = Suite("s", "pairs", items(3 * prompts, lambda i: "a"))
+    clusters = [f"c{i // 3}" for i in range(3 * prompts)]
+    rejected = 0
+    for _ in range(400):
+        sides = []
+        for _ in range(2):
+            luck = np.repeat(rng.random(prompts), 3)
+            sides.append(RULES["pairs"].measure(suite, outcome((rng.random(3 * prompts) < 0.5 * luck + 0.35).astype(int))))
+        rejected += exchanged(*sides, sides[0].overall, clusters) < 0.05
+    assert rejected / 400 < 0.05 + 2.6 * (0.05 * 0.95 / 400) ** 0.5
+
+
+def test_parts_of_a_credit_are_tested_by_permutation() -> None:
     rng = np.random.default_rng(2)
     suite = Suite("s", "rm-bench", items(60, lambda i: ("chat", "math", "code", "safety")[i % 4], 6))
     first = rng.normal(size=(60, 6))
     second = first + 0.5 * rng.normal(size=(60, 6)) + np.array([1.0] * 3 + [0.0] * 3)
     tests = against(suite, first, second)["tests"]
-    assert {t["test"] for t in tests.values()} == {"paired bootstrap"}
+    assert {t["test"] for t in tests.values()} == {"permutation"}
     assert tests["overall"]["difference"] > 0
     assert tests["overall"]["p"] < 0.05 < tests["chat, normal"]["p"] + 1
 

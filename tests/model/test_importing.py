@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.errors import AssayError
 from assay.files import MANIFEST, read_json
@@ -224,3 +224,32 @@ def test_longer_than_the_model_is_refused(foreign: Foreign, tmp_path: Path) -> N
     with pytest.raises(AssayError, match="only 512 positions"):
         import_model(foreign({"value_head.weight": head_of(1)}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def classifier(backbone: Path, folder: Path, labels: int) -> Path:
+    """An encoder as transformers saves it with a head of so many labels, its bias included."""
+    torch.manual_seed(labels)
+    model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=labels)
+    torch.nn.init.normal_(model.classifier.bias)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("labels", "label"), [(1, None), (2, 0), (2, 1)])
+def test_an_encoder_keeps_its_head_and_its_bias(labels: int, label: int | None, tiny_encoder: Path, tmp_path: Path) -> None:
+    given = classifier(tiny_encoder, tmp_path / "given", labels)
+    said = import_model(given, tmp_path / "imported", label=label, max_length=LENGTH)
+    assert any("it had no chat template" in line for line in said)
+    assert not any("bias" in line for line in said)
+    ids, _ = checkpoint.load(tmp_path / "imported")[0].encode(CONVERSATIONS)
+    model = AutoModelForSequenceClassification.from_pretrained(given).eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(torch.tensor([one])).logits for one in ids]).numpy()
+    wanted = logits[:, 0] if label is None else logits[:, label] - logits[:, 1 - label]
+    np.testing.assert_allclose(load_scorer(tmp_path / "imported", precision="fp32").score(CONVERSATIONS).values[:, 0], wanted, atol=1e-5)
+
+
+def test_a_backbone_without_a_head_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="no head among its weights"):
+        import_model(tiny_encoder, tmp_path / "imported", max_length=LENGTH)

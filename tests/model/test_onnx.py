@@ -24,7 +24,6 @@ from assay.score.scorer import load_scorer
 from assay.train.config import TrainConfig
 from assay.train.train import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers by its old name
 KINDS = ["encoder", "decoder", "attributes", "lora"]
 
 

@@ -15,7 +15,6 @@ from test_more_training import (
     config,
     in_two_processes,
     pair,
-    peft_warns,
     poisoned,
     rated_answers,
     rating,
@@ -44,7 +43,6 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(a[n], b[n]) for n in a)
 
 
-@peft_warns
 def test_1_lora_resumes(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     settings = config(tiny_decoder, lora={}, max_steps=8, save_every=3, validation=0)
     whole = train(make_pairs(60), settings, tmp_path / "whole")
@@ -53,7 +51,6 @@ def test_1_lora_resumes(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) ->
     assert same(whole, train(make_pairs(60), settings, tmp_path / "killed"))
 
 
-@peft_warns
 def test_1_lora_keeps_the_best(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     train(make_pairs(60), config(tiny_decoder, lora={}, max_steps=8, evaluate_every=2, keep_best=True), tmp_path)
 

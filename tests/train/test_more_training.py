@@ -42,9 +42,6 @@ from conftest import pair, turn
 Make = Callable[..., pl.DataFrame]
 WORDS = ["red", "green", "blue", "old", "new", "fast", "slow", "warm", "cold", "round"]
 on_both = pytest.mark.parametrize("kind", ["tiny_encoder", "tiny_decoder"])
-peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
 def config(backbone: Path, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate({"model": str(backbone), "max_length": 96, "max_steps": 30, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32", "validation": 0.2, **changes})
 
@@ -61,7 +58,6 @@ def some(rng: random.Random, fewest: int, most: int) -> str:
 # LoRA
 
 
-@peft_warns
 @on_both
 def test_lora_trains_low_rank_additions_and_the_head_and_nothing_else(kind: str, request: pytest.FixtureRequest, make_pairs: Make, tmp_path: Path) -> None:
     backbone: Path = request.getfixturevalue(kind)
@@ -78,8 +74,8 @@ def test_lora_trains_low_rank_additions_and_the_head_and_nothing_else(kind: str,
         assert torch.linalg.matrix_rank(difference, rtol=1e-3) <= 3, name
 
 
-@peft_warns
 @on_both
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_lora_checkpoint_scores_as_peft_does_with_the_adapter_on_the_backbone(kind: str, request: pytest.FixtureRequest, make_pairs: Make, tmp_path: Path) -> None:
     from peft import PeftModel
 
@@ -406,7 +402,6 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@peft_warns
 @pytest.mark.parametrize(
     ("pairs", "changes"),
     [(49, {}), (49, {"fsdp": True}), (49, {"lora": {}}), (52, {"loss": {"sum_to_zero": 0.1}}), (49, {"layout": "padded", "gradient_checkpointing": True}), (49, {"validation": 0.2, "evaluate_every": 2, "keep_best": True})],

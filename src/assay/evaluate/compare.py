@@ -1,7 +1,8 @@
 """The verb ``compare``: two or more scorers on the same items, tested in pairs.
 
 For each figure the difference to the first scorer with a paired bootstrap interval (the same resampled prompts for both), an exact McNemar test on the items only one of the two has right
-(McNemar 1947; where items share prompts or earn parts of a credit, the p of the paired bootstrap), and over all figures of a suite the correction of Holm (1979). A scorer's items are matched by what they are, not by their order.
+(McNemar 1947; where items share prompts, weigh differently or earn parts of a credit, a permutation test that exchanges the two scorers prompt by prompt, of which McNemar's is the simplest case; for rank
+correlations the p of the paired bootstrap), and over all figures of a suite the correction of Holm (1979). A scorer's items are matched by what they are, not by their order.
 """
 
 import math
@@ -18,6 +19,8 @@ from assay.evaluate.scoring import key_of
 from assay.evaluate.suite import Suite, Tree, Weights
 from assay.evaluate.suites import RULES
 
+EXACT = 12
+"""Prompts that differ up to which all ways to exchange two scorers are gone through."""
 CHANGED = 10
 """Items listed that one scorer has right and the other wrong, in each direction."""
 
@@ -86,12 +89,12 @@ def _against(both: Both) -> dict[str, Any]:
     draws = resampled_means(differences, clusters, strata, f"{both.suite.name}/difference")
     every: dict[str, Weights] = {"overall": one.overall, **one.sections, **{name: {name: 1.0} for name in one.parts}}
     alone = len(set(clusters)) == len(clusters)
-    tests = {name: _test(one, two, weights, draws, alone) for name, weights in every.items()}
+    tests = {name: _test(one, two, weights, draws, clusters, alone) for name, weights in every.items()}
     return {"items": len(both.suite.items), "tests": {name: {**test, "holm": p} for (name, test), p in zip(tests.items(), holm([t["p"] for t in tests.values()]), strict=True)}, "changed": _changed(both)}
 
 
-def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats], alone: bool) -> dict[str, Any]:
-    """The difference of a figure, its interval, and p: of McNemar where items are right or wrong, weigh the same and are independent, otherwise of the paired bootstrap."""
+def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats], clusters: Sequence[str], alone: bool) -> dict[str, Any]:
+    """The difference of a figure, its interval, and p: of McNemar where items are right or wrong, weigh the same and are independent, otherwise by permutation, or for correlations by the paired bootstrap."""
     difference = two.value(weights) - one.value(weights)
     drawn = sum((weight * draws[part] for part, weight in weights.items() if part in draws), np.zeros(DRAWS))
     tail = (1 - LEVEL) / 2
@@ -101,8 +104,29 @@ def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats], alon
     gained, lost = int(((b == 1) & (a != 1)).sum()), int(((a == 1) & (b != 1)).sum())
     by_item = np.ptp([weight / max(1, len(one.parts[part].rows)) for part, weight in weights.items()]) < 1e-12
     whole = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all() and by_item and alone)
-    p = mcnemar(gained, lost) if whole else float(min(1.0, 2 * min((np.sum(drawn <= 0) + 1) / (len(drawn) + 1), (np.sum(drawn >= 0) + 1) / (len(drawn) + 1))))
-    return {"difference": difference, "low": float(low), "high": float(high), "gained": gained, "lost": lost, "p": p, "test": "McNemar" if whole else "paired bootstrap"}
+    if whole:
+        test, p = "McNemar", mcnemar(gained, lost)
+    elif one.share:
+        test, p = "permutation", exchanged(one, two, weights, clusters)
+    else:
+        test, p = "paired bootstrap", float(min(1.0, 2 * min((np.sum(drawn <= 0) + 1) / (len(drawn) + 1), (np.sum(drawn >= 0) + 1) / (len(drawn) + 1))))
+    return {"difference": difference, "low": float(low), "high": float(high), "gained": gained, "lost": lost, "p": p, "test": test}
+
+
+def exchanged(one: Tree, two: Tree, weights: Weights, clusters: Sequence[str]) -> float:
+    """The two-sided p of a difference of weighted means under exchanging the two scorers in any prompts: all ways where at most ``EXACT`` prompts differ, otherwise ``DRAWS`` drawn ones."""
+    of: dict[str, float] = {}
+    for part, weight in weights.items():
+        rows = one.parts[part].rows
+        for row, gain in zip(rows, two.parts[part].values - one.parts[part].values, strict=True):
+            of[clusters[row]] = of.get(clusters[row], 0.0) + weight * float(gain) / len(rows)
+    gains = np.array([gain for gain in of.values() if abs(gain) > 1e-12])
+    if len(gains) <= EXACT:
+        signs = 1 - 2 * ((np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains))) & 1)
+    else:
+        signs = 1 - 2 * np.random.default_rng(0).integers(0, 2, size=(DRAWS, len(gains)))
+    hits = int((np.abs(signs @ gains) >= abs(gains.sum()) - 1e-12).sum())
+    return hits / len(signs) if len(gains) <= EXACT else (hits + 1) / (DRAWS + 1)
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -3,6 +3,7 @@
 - OpenRLHF: a causal model's files with a head of any name (``value_head``, ``score``), often with ``num_labels`` left at 2 in its configuration.
 - LlamaFactory: a causal model, and its head ``v_head.summary`` in ``value_head.safetensors``.
 - ArmoRM: ``regression_layer``, one row an attribute. Its gating of the attributes by the prompt is no weighted sum and is not carried over.
+- Encoders (BERT, DeBERTa, ModernBERT and their like) with a head of their own, which stays as it is.
 - Two labels: a classifier trained where a reward was meant. Which label is the reward must be said.
 """
 
@@ -22,8 +23,9 @@ from assay.errors import AssayError
 from assay.files import first_line, read_json
 from assay.model import checkpoint
 from assay.model.reward_model import from_backbone
+from assay.model.template import ENCODER
 
-HEADS = ("score", "value_head", "v_head.summary", "regression_layer", "reward_head", "classifier", "v_head")
+HEADS = ("score", "value_head", "v_head.summary", "regression_layer", "reward_head", "classifier", "classifier.out_proj", "v_head")
 """Names a head goes by, the most particular of a project first where they overlap."""
 DECODERS = {"llama", "qwen2", "qwen3", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "phi3", "qwen2_moe", "qwen3_moe", "internlm2", "gpt_neox"}
 NO_PART = ("lm_head.", "gating.", "pretrained_model.lm_head.")
@@ -45,10 +47,12 @@ def import_model(folder: Path, output: Path, *, attributes: Sequence[str] = ("re
     weights = _weights(folder)
     name = _head(folder, weights)
     config = read_json(folder / "config.json")
-    if config.get("model_type") not in DECODERS:
-        raise AssayError(f"{folder}: a model of the kind `{config.get('model_type')}` cannot be imported, only decoders with a linear head ({', '.join(sorted(DECODERS))}). An encoder that transformers loads with one label can be trained on from, as train.model")
+    decoder = config.get("model_type") in DECODERS
     head, bias = weights.pop(f"{name}.weight").float(), weights.pop(f"{name}.bias", None)
-    said = [] if name == "score" else [f"the head `{name}` is now `score`"]
+    target = "score" if decoder else name
+    said = [] if name == target else [f"the head `{name}` is now `{target}`"]
+    if label is not None and head.shape[0] != 2:
+        raise AssayError(f"{folder}: --label says which of two labels is the reward, but the head has {head.shape[0]} output{'s' if head.shape[0] > 1 else ''}; leave it out")
     if head.shape[0] == 2 and len(attributes) == 1:
         if label not in (0, 1):
             raise AssayError(f"{folder}: the head has two labels, so it is a classifier, not one reward. Say which label is the better answer with --label 0 or --label 1; its logit against the other becomes the reward")
@@ -57,18 +61,23 @@ def import_model(folder: Path, output: Path, *, attributes: Sequence[str] = ("re
         said.append(f"two labels became one reward: label {label} minus label {1 - label}")
     if head.shape[0] != len(attributes):
         raise AssayError(f"{folder}: the head has {head.shape[0]} outputs, but {len(attributes)} {'name is' if len(attributes) == 1 else 'names are'} given; name each with --attribute, in their order")
-    if bias is not None and bool((bias != 0).any()):
+    new = {f"{target}.weight": head}
+    if bias is not None and not decoder:
+        new[f"{target}.bias"] = bias
+    elif bias is not None and bool((bias != 0).any()):
         said.append(f"the head's bias ({', '.join(f'{b:.4g}' for b in bias.tolist())}) is left out: standard decoder heads have none. Rewards change by a constant; differences between them don't")
     kept = {key.removeprefix("pretrained_model."): tensor for key, tensor in weights.items() if not key.startswith(NO_PART)}
     dropped = sorted({key.split(".")[0] for key in weights if key.startswith(NO_PART)})
     if dropped:
         said.append(f"left out, as no part of a reward: {', '.join(dropped)}")
     with tempfile.TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as temporary:
-        _write(folder, Path(temporary), {**kept, "score.weight": head}, len(attributes), said)
+        _write(folder, Path(temporary), {**kept, **new}, len(attributes), said)
         limit = config.get("max_position_embeddings")
         if limit and max_length > limit:
             raise AssayError(f"{folder}: has only {limit} positions; give --max-length {limit} or less")
         reward_model = from_backbone(temporary, max_length, 0, attributes, whole=True)
+        if reward_model.tokenizer.chat_template == ENCODER:
+            said.append("it had no chat template, so Assay's is used: where it was trained on texts in another form, its rewards mean little")
         checkpoint.save(reward_model, output, manifest={"imported_from": str(folder), "changes": said, "fingerprint": None})
     return said
 

@@ -3,6 +3,7 @@
 A head that is not among what is trained, or not in the file, is the usual way to lose one; here it always is.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | l
     except ImportError:
         raise MissingExtra("training with LoRA", "lora") from None
     config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=[head_name(model)], bias="none")
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft reads it
+        adapted = get_peft_model(model, config)
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False  # or peft would turn every input into fp32, which autocast turns back
