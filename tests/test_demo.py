@@ -1,6 +1,6 @@
 """``assay demo`` as a newcomer runs it: the whole loop on the embedded sample with the real backbone.
 
-A processor without fast bf16 takes a quarter of an hour for it; there the judge and the models are trained for a few steps only, and nothing is asked of their accuracy.
+A processor without fast bf16 takes a quarter of an hour for it; there the judge and the models are trained for a few steps on the ends of the texts, and nothing is asked of their accuracy.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from assay.demo.demo import what_was_found
 from assay.files import read_json
 from assay.model.reward_model import precision_of
 
-SHORTENED = ["curate.agree.fit.max_steps=6", "train.max_steps=6", "train.evaluate_every=3"]
+SHORTENED = ["curate.agree.fit.max_steps=6", "curate.agree.fit.max_length=48", "train.max_steps=6", "train.max_length=48", "train.evaluate_every=3"]
 
 
 def run(folder: Path, *command: str) -> str:

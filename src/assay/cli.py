@@ -776,6 +776,7 @@ def score(
     from assay.engine import start
     from assay.score.bulk import check_output, loaded, score_file, write_scores
     from assay.screen import Terminal
+    from assay.tables import used
 
     check_output(output)
     parts = output.with_name(f".{output.name}.parts")
@@ -787,6 +788,8 @@ def score(
     shutil.rmtree(parts)
     failed = table["reason"].is_not_null().sum() if "reason" in table.columns else 0
     print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
+    if usage := getattr(here, "usage", None):
+        print(used(usage))
     return 0
 
 

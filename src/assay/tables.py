@@ -228,8 +228,16 @@ def show_results(results: dict[str, Any], output: Path | None) -> None:
         for warning in suite["warnings"]:
             say(f"  NOTE: {warning}")
         say()
+    if usage := results.get("usage"):
+        say(used(usage))
     if output:
         say(f"results: {output / 'results.html'}, {output / 'results.json'}; every item: {output / 'items.parquet'}")
+
+
+def used(usage: dict[str, float]) -> str:
+    """What judges have used, as text."""
+    cost = f", cost {usage['cost']:.4f}" if "cost" in usage else ""
+    return f"the judge answered {usage['requests']:,.0f} requests: {usage['prompt_tokens']:,.0f} tokens of prompt, {usage['completion_tokens']:,.0f} of completion{cost}"
 
 
 def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

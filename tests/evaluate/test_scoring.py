@@ -122,6 +122,25 @@ def test_a_damaged_file_of_scores_is_named(tmp_path: Path, kind: str) -> None:
     assert str(error.value).endswith("delete the folder")
 
 
+def test_a_flipped_bit_never_becomes_another_score(tmp_path: Path) -> None:
+    one = suite(*(item(f"p{i}", "a" * i, "b") for i in range(2, 50)))
+    (right,) = score_suites(Counting(), [one], tmp_path)
+    (file,) = (tmp_path / "one").glob("*.parquet")
+    content = file.read_bytes()
+    noticed = 0
+    for at in range(0, len(content), 7):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        try:
+            (found,) = score_suites(Counting(), [one], tmp_path)
+        except AssayError:
+            noticed += 1
+            continue
+        np.testing.assert_array_equal(found.outputs, right.outputs)
+        for more in set((tmp_path / "one").glob("*.parquet")) - {file}:
+            more.unlink()
+    assert noticed > 100
+
+
 @pytest.mark.parametrize("frame", [pl.DataFrame({"x": [1]}), pl.DataFrame({"key": ["a"], "values": ["b"], "truncated": [False]})])
 def test_a_file_of_scores_with_other_columns_is_named(tmp_path: Path, frame: pl.DataFrame) -> None:
     one = suite(item("p", "aa", "b"))

@@ -184,7 +184,7 @@ def test_cut_for_one_is_cut() -> None:
 
 def test_no_conversations() -> None:
     found = load_scorer("mean(rule:length,rule:length)").score([])
-    assert found.values.shape == (0, 1)
+    assert found.values.shape == (0, 3)
 
 
 def test_fingerprints() -> None:

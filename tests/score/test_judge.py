@@ -329,6 +329,17 @@ def test_tokens_are_counted_once_each(serve: Serve) -> None:
     assert one.endpoint.tokens == {"prompt": 4_000, "completion": 280}
 
 
+def test_what_a_judge_used_and_cost_is_in_the_results(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluate(graded(serve(by_length)), [of_pairs(3)])["usage"] == {"requests": 6, "prompt_tokens": 600, "completion_tokens": 42}
+    monkeypatch.setenv("ASSAY_JUDGE_PRICE", "0.15,0.60")
+    one = graded(serve(by_length))
+    one.score([conversation("x" * (1 + i % 9), f"p{i}") for i in range(40)])
+    assert one.usage["cost"] == pytest.approx((4_000 * 0.15 + 280 * 0.60) / 1e6)
+    monkeypatch.setenv("ASSAY_JUDGE_PRICE", "cheap")
+    with pytest.raises(AssayError, match="ASSAY_JUDGE_PRICE is `cheap`; expected the prices of a million tokens"):
+        graded(serve(by_length))
+
+
 def test_as_many_at_once_as_allowed(serve: Serve) -> None:
     state = {"now": 0, "most": 0}
     lock = threading.Lock()
@@ -411,6 +422,14 @@ def test_a_failure_in_one_order_leaves_the_other(serve: Serve) -> None:
 
     found = paired(serve(half)).compare([([turn("user", "?")], [turn("assistant", "good")], [turn("assistant", "bad")])])
     assert found == [(1, "no choice in the judge's text")]
+
+
+def test_an_item_that_one_order_decided_is_counted(serve: Serve) -> None:
+    def half(shown: str, body: dict[str, Any]) -> str:
+        return "[[A]]" if len(part(shown, "answer A")) > len(part(shown, "answer B")) else "no idea"
+
+    result = evaluate(paired(serve(half)), [of_pairs(10)])["suites"]["s"]
+    assert any("in 10 items one of the judge's two orders failed, and the other alone decided (10: no choice in the judge's text)" in w for w in result["warnings"])
 
 
 def test_a_judge_of_pairs_that_only_fails(serve: Serve) -> None:

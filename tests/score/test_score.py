@@ -49,6 +49,22 @@ def test_pairs_and_conversations_get_the_same_scores(checkpoint: Path, tmp_path:
     assert alone["score"].to_list() == pytest.approx([table["chosen_score"][0], table["rejected_score"][0]], abs=1e-6)
 
 
+def test_further_outputs_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "four", "rejected": "no"}, {"prompt": "q2", "chosen": "x", "rejected": "longer"}]
+    pairs, answers = tmp_path / "pairs.jsonl", tmp_path / "answers.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers.write_text("".join(json.dumps({"prompt": row["prompt"], "response": row[side]}) + "\n" for row in rows for side in ("chosen", "rejected")))
+    scorer = load_scorer("mean-0.5(rule:length,weighted(3*rule:length))")
+    table, _ = score_file(scorer, str(answers))
+    assert table.columns == ["row", "score", "attr_mean", "attr_spread", "truncated"]
+    assert table["attr_mean"].to_list() == [8, 4, 2, 12]
+    assert table["attr_spread"].to_list() == [4, 2, 1, 6]
+    assert table["score"].to_list() == [6, 3, 1.5, 9]
+    table, _ = score_file(scorer, str(pairs))
+    assert table["chosen_attr_spread"].to_list() == [4, 1]
+    assert table["rejected_attr_mean"].to_list() == [4, 12]
+
+
 def test_the_command_writes_what_it_is_asked_for(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"q{i}", "response": "yes"}) + "\n" for i in range(3)))

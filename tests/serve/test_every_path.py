@@ -29,7 +29,7 @@ from assay.serve.app import create_app
 from serve.test_dialects import ANY, SINGLE, post
 from served import Conversation, said, single
 
-N_CONVERSATIONS = int(os.environ.get("ASSAY_CONVERSATIONS", "100"))
+N_CONVERSATIONS = int(os.environ.get("ASSAY_CONVERSATIONS", "60"))
 AT_ONCE = 16
 LIMIT = 1e-4
 OTHER_SCRIPTS = r"[\u0400-\u06ff\u3040-\ud7af\U0001f300-\U0001faff]"

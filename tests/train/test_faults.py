@@ -90,7 +90,7 @@ def test_3_together_has_every_pair_once_in_every_epoch(tiny_decoder: Path, tmp_p
 
 
 def test_3_together_resumes_in_a_later_epoch(tiny_decoder: Path, tmp_path: Path) -> None:
-    for seed in range(8):
+    for seed in range(3):
         settings = config(tiny_decoder, max_steps=40, together=True, validation=0, save_every=1, learning_rate=1e-3, seed=seed)
         whole = train(prompts_of(UNEVEN), settings, tmp_path / f"whole {seed}")
         with pytest.raises(Killed):

@@ -5,6 +5,7 @@ lie; beside every suite what the scores lean on, how well the margin is a probab
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None
         raise AssayError(f"two suites have the same name ({', '.join(names)}); give them names with NAME=PATH")
     scored = score_suites(scorer, suites, default_cache() if cache else None, tick)
     measured = {suite.name: measure(suite, scores, scorer) for suite, scores in zip(suites, scored, strict=True)}
-    results = {"scorer": scorer.spec, "assay": __version__, "intervals": f"{LEVEL:.0%} interval (bootstrap over prompts, {DRAWS:,} draws)", "suites": measured}
+    results: dict[str, Any] = {"scorer": scorer.spec, "assay": __version__, "intervals": f"{LEVEL:.0%} interval (bootstrap over prompts, {DRAWS:,} draws)", "suites": measured}
+    if usage := getattr(scorer, "usage", None):
+        results["usage"] = usage
     if folder:
         write_parquet(folder / "items.parquet", pl.concat([item_table(suite, scores) for suite, scores in zip(suites, scored, strict=True)], how="diagonal_relaxed"))
         write_json(folder / "results.json", results)
@@ -143,6 +146,9 @@ def _warnings(suite: Suite, scored: Scored, result: dict[str, Any]) -> list[str]
     if scored.reasons:
         first, count = next(iter(result["reasons"].items()))
         said.append(f"{len(scored.reasons):,} answers got no score and count as wrong ({count:,}: {first})")
+    if scored.by_one_order:
+        first, count = Counter(scored.by_one_order).most_common(1)[0]
+        said.append(f"in {len(scored.by_one_order):,} items one of the judge's two orders failed, and the other alone decided ({count:,}: {first})")
     if result["truncated"]:
         said.append(f"in {result['truncated']:,} of {result['items']:,} items a text was longer than the scorer reads")
     if result["overall"]["high"] < sum(result["overall"]["random"]) / 2 < result["reversed"]:

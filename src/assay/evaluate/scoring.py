@@ -9,17 +9,19 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from assay.errors import AssayError
 from assay.evaluate.intervals import Floats
 from assay.evaluate.suite import Bools, Suite
-from assay.files import write_parquet
+from assay.files import atomic
 from assay.pairs.messages import Messages
 from assay.score.scorer import Scorer, Tick
 
@@ -38,6 +40,8 @@ class Scored:
     """Shape [items, width]."""
     reasons: dict[tuple[int, int], str]
     """Why an answer (item, answer) has no score."""
+    by_one_order: list[str] = field(default_factory=list)
+    """Of a judge of pairs: what failed where the other order alone decided, one an item."""
 
     @property
     def rewards(self) -> Floats:
@@ -96,8 +100,9 @@ def _read(folder: Path, wanted: dict[str, Messages]) -> dict[str, tuple[list[flo
     if not files:
         return {}
     try:
-        table = pl.concat([pl.read_parquet(file, glob=False).select(pl.col(name).cast(kind) for name, kind in KEPT.items()) for file in files])
-    except (pl.exceptions.PolarsError, OSError) as error:
+        tables = [pl.DataFrame(pl.from_arrow(pq.read_table(file, page_checksum_verification=True))) for file in files]
+        table = pl.concat([one.select(pl.col(name).cast(kind) for name, kind in KEPT.items()) for one in tables])
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise AssayError(f"{folder}: the kept scores cannot be read ({str(error).splitlines()[0]}); delete the folder") from None
     rows = table.filter(pl.col("key").is_in(list(wanted))).iter_rows()
     return {key: (values, truncated, None) for key, values, truncated in rows}
@@ -106,7 +111,8 @@ def _read(folder: Path, wanted: dict[str, Messages]) -> dict[str, tuple[list[flo
 def _write(folder: Path, found: dict[str, tuple[list[float], bool, str | None]]) -> None:
     if found:
         table = {"key": list(found), "values": [v for v, _, _ in found.values()], "truncated": [t for _, t, _ in found.values()]}
-        write_parquet(folder / f"{uuid.uuid4().hex}.parquet", pl.DataFrame(table, schema=KEPT))
+        with atomic(folder / f"{uuid.uuid4().hex}.parquet") as temporary:
+            pq.write_table(pl.DataFrame(table, schema=KEPT).to_arrow(), temporary, write_page_checksum=True)  # scores that are kept for years are checked when they are read
 
 
 def _placed(suite: Suite, places: list[list[str]], known: dict[str, tuple[list[float], bool, str | None]], width: int) -> Scored:
@@ -132,9 +138,10 @@ def _judged(judge: Any, suite: Suite, tick: Tick | None) -> Scored:
     compared = judge.compare([(item.prompt, item.answers[0], item.answers[1]) for item in suite.items], tick)
     outputs = np.full((len(suite.items), 2, 1), np.nan)
     reasons: dict[tuple[int, int], str] = {}
+    by_one_order = [reason for total, reason in compared if total and reason]
     for i, (total, reason) in enumerate(compared):
         if total:
             outputs[i, :, 0] = (total / 2, -total / 2)
         else:
             reasons[i, 0] = reasons[i, 1] = reason or "the two orders contradict each other, or call it a tie"
-    return Scored(outputs, np.zeros((len(suite.items), 2), dtype=bool), reasons)
+    return Scored(outputs, np.zeros((len(suite.items), 2), dtype=bool), reasons, by_one_order)

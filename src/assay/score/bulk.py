@@ -37,7 +37,7 @@ def score_file(
     """Scores for the rows of ``source``, and how many rows could not be read.
 
     Pairs of any known format get ``chosen_score``, ``rejected_score`` and ``margin`` beside their id; rows with ``messages``, or with ``prompt`` and ``response``,
-    get ``score``. ``truncated`` says that a conversation was longer than the scorer reads; where there are rows without a score,
+    get ``score``. Of a scorer with several outputs the attributes follow, ``attr_NAME`` or ``chosen_attr_NAME`` and ``rejected_attr_NAME``. ``truncated`` says that a conversation was longer than the scorer reads; where there are rows without a score,
     ``reason`` says why.
 
     Args:
@@ -70,21 +70,24 @@ def _part(load: Load, task: tuple[Sequence[Messages], Path]) -> None:
     conversations, out = task
     if out.is_file():
         return
-    scores = load().score(conversations)
+    scorer = load()
+    scores = scorer.score(conversations)
     reasons = pl.Series("reason", [scores.reasons.get(i) for i in range(len(conversations))], dtype=pl.String)
-    write_parquet(out, pl.DataFrame({"score": scores.values[:, 0], "truncated": scores.truncated}).with_columns(reasons))
+    attributes = {name: scores.values[:, i] for i, name in enumerate(scorer.attributes) if i}
+    write_parquet(out, pl.DataFrame({"score": scores.values[:, 0], **{f"attr_{name}": values for name, values in attributes.items()}, "truncated": scores.truncated}).with_columns(reasons))
 
 
 def _table(rows: pl.DataFrame, scored: pl.DataFrame, sides: int) -> pl.DataFrame:
     """The scores beside their rows; ``scored`` has as many lines a row as there are ``sides``."""
     if sides == 1:
-        table = rows.with_columns(scored["score"], scored["truncated"], scored["reason"])
+        table = rows.with_columns(scored)
     else:
         chosen, rejected = scored.gather_every(2), scored.gather_every(2, offset=1)
         table = rows.with_columns(
             chosen["score"].alias("chosen_score"), rejected["score"].alias("rejected_score"),
             (chosen["truncated"] | rejected["truncated"]).alias("truncated"),
             (chosen["score"] - rejected["score"]).alias("margin"),
+            *(side[name].alias(f"{which}_{name}") for name in scored.columns if name.startswith("attr_") for which, side in (("chosen", chosen), ("rejected", rejected))),
             chosen["reason"].fill_null(rejected["reason"]).alias("reason"),
         )  # fmt: skip
     return table if table["reason"].is_not_null().any() else table.drop("reason")

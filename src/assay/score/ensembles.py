@@ -3,6 +3,8 @@
 ``mean(A,B)`` and ``min(A,B)`` of any number; ``mean-STD(A,B)``, for instance ``mean-0.5(A,B)``: the mean less so many standard deviations among the members, which trusts an answer less
 the more they disagree; ``weighted(0.7*A,0.3*B)``. Where every member is a checkpoint whose contract has the mean and the standard deviation of its rewards, each is brought to mean 0 and standard
 deviation 1 first, so that none counts more for the scale of its numbers; otherwise they are taken as they are.
+
+Beside the reward stand the attributes ``mean``, of the members, and ``spread``, their standard deviation: how unsure the reward is.
 """
 
 import math
@@ -24,7 +26,7 @@ FORM = re.compile(r"(mean|min|weighted|mean-(?P<less>\d+(?:\.\d+)?))\((?P<member
 class Ensemble:
     """A rule over the rewards of its members."""
 
-    attributes: tuple[str, ...] = ("reward",)
+    attributes: tuple[str, ...] = ("reward", "mean", "spread")
 
     def __init__(self, spec: str, load: Callable[[str], Scorer]) -> None:
         form = FORM.match(spec)
@@ -45,14 +47,24 @@ class Ensemble:
         names = [getattr(member, "fingerprint", None) for member in self.members]
         return fingerprint(self.spec, names) if all(names) else None
 
+    @property
+    def usage(self) -> dict[str, float] | None:
+        """What judges among the members have used, together; None if there are none."""
+        found = [usage for member in self.members if (usage := getattr(member, "usage", None))]
+        return {key: sum(one.get(key, 0) for one in found) for key in found[0]} if found else None
+
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
-        """Shape [n, 1]; without a score where one of the members has none."""
+        """Shape [n, 3]; without scores where one of the members has none."""
         found = [member.score(conversations) for member in self.members]
-        rewards: NDArray[np.float64] = np.stack([(s.values[:, 0].astype(float) - mean) / std for s, (mean, std) in zip(found, self.scales, strict=True)])
-        merged = rewards.min(axis=0) if self.rule == "min" else np.asarray(self.weights) @ rewards
-        merged = merged - self.less * rewards.std(axis=0)
         reasons = {i: f"{member.spec}: {why}" for member, s in zip(self.members, found, strict=True) for i, why in s.reasons.items()}
-        return Scores(merged.astype(np.float32)[:, None], np.any([s.truncated for s in found], axis=0), reasons)
+        return Scores(self.merged([s.values[:, 0] for s in found]), np.any([s.truncated for s in found], axis=0), reasons)
+
+    def merged(self, rewards: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The reward, the mean and the spread, [n, 3], of each member's rewards [n]."""
+        scaled: NDArray[np.float64] = np.stack([(one.astype(float) - mean) / std for one, (mean, std) in zip(rewards, self.scales, strict=True)])
+        mean, spread = scaled.mean(axis=0), scaled.std(axis=0)
+        reward = scaled.min(axis=0) if self.rule == "min" else np.asarray(self.weights) @ scaled - self.less * spread
+        return np.stack([reward, mean, spread], axis=1).astype(np.float32)
 
 
 def members_of(text: str) -> list[str]:

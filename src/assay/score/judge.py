@@ -2,6 +2,8 @@
 
 ``judge:MODEL@URL`` grades one answer from 1 to 10. ``judge-pairs:MODEL@URL`` is shown two answers in both orders and names the better one; such a judge can be evaluated on pairs, but gives no
 score by itself. What cannot be read out of its text, and a request that fails after all retries, is a failure with its reason, never a number. The key is read from ``OPENAI_API_KEY``.
+
+Tokens are counted as the endpoint reports them. With ``ASSAY_JUDGE_PRICE=IN,OUT``, the prices of a million tokens of prompt and of completion, their cost is told too.
 """
 
 import os
@@ -51,16 +53,26 @@ class Endpoint:
         self.model = name
         self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=RETRIES, timeout=TIMEOUT)
         self.tokens = {"prompt": 0, "completion": 0}
+        self.requests = 0
+        self.price = _price()
         self._lock = threading.Lock()
 
     def ask(self, instruction: str, shown: str) -> str:
         """What the model says, without sampling."""
         said: Any = self.client.chat.completions.create(model=self.model, temperature=0, messages=[{"role": "system", "content": instruction}, {"role": "user", "content": shown}])
-        if said.usage:
-            with self._lock:
+        with self._lock:
+            self.requests += 1
+            if said.usage:
                 self.tokens["prompt"] += said.usage.prompt_tokens
                 self.tokens["completion"] += said.usage.completion_tokens
         return said.choices[0].message.content or ""
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Requests that were answered, tokens, and, where there is a price, what they cost."""
+        used = {"requests": self.requests, "prompt_tokens": self.tokens["prompt"], "completion_tokens": self.tokens["completion"]}
+        cost = {"cost": (self.tokens["prompt"] * self.price[0] + self.tokens["completion"] * self.price[1]) / 1e6} if self.price else {}
+        return {**used, **cost}
 
     def ask_all(self, requests: Sequence[Request], ask: Callable[[Request], tuple[float, str | None]], tick: Tick | None) -> list[tuple[float, str | None]]:
         """The answers to requests, in their order, several at once: a number or NaN with the reason."""
@@ -73,6 +85,17 @@ class Endpoint:
                 if tick:
                     tick(done, len(requests))
         return found
+
+
+def _price() -> tuple[float, float] | None:
+    said = os.environ.get("ASSAY_JUDGE_PRICE")
+    if not said:
+        return None
+    try:
+        prompt, completion = (float(part) for part in said.split(","))
+    except ValueError:
+        raise AssayError(f"ASSAY_JUDGE_PRICE is `{said}`; expected the prices of a million tokens of prompt and of completion, for example 0.15,0.60") from None
+    return prompt, completion
 
 
 def _caught(ask: Callable[[Request], tuple[float, str | None]], request: Request) -> tuple[float, str | None]:
@@ -94,6 +117,11 @@ class Judge:
     def __init__(self, spec: str, tick: Tick | None = None) -> None:
         self.spec, self.tick, self.endpoint = spec, tick, Endpoint(spec)
 
+    @property
+    def usage(self) -> dict[str, float]:
+        """What has been used of the endpoint."""
+        return self.endpoint.usage
+
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Grades, shape [n, 1]; NaN with the reason where there is none."""
         found = self.endpoint.ask_all(conversations, self._grade, self.tick)
@@ -111,6 +139,11 @@ class PairJudge:
 
     def __init__(self, spec: str, tick: Tick | None = None) -> None:
         self.spec, self.tick, self.endpoint = spec, tick, Endpoint(spec)
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """What has been used of the endpoint."""
+        return self.endpoint.usage
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Not possible."""

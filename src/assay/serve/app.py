@@ -16,11 +16,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from assay import __version__
-from assay.score.checkpoint import CheckpointScorer
 from assay.serve import page
 from assay.serve.dialects import own, trainers, vllm
 from assay.serve.guard import Guard, log
-from assay.serve.models import Models, Unfit
+from assay.serve.models import Models, Served, Unfit, checkpoints_of
 from assay.serve.queue import Busy
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
@@ -88,11 +87,11 @@ class Metrics:
         self.batch.observe(tokens)
 
 
-def create_app(scorers: dict[str, CheckpointScorer], *, key: str | None = None, limits: Limits | None = None) -> Any:
+def create_app(scorers: dict[str, Served], *, key: str | None = None, limits: Limits | None = None) -> Any:
     """The ASGI app that serves ``scorers`` by their names, the first one by default.
 
     Args:
-        scorers: loaded checkpoints, whose contracts have been checked.
+        scorers: loaded checkpoints, whose contracts have been checked, or ensembles of such.
         key: what requests must send as ``Authorization: Bearer KEY``; None to ask for nothing.
         limits: what a request may cost.
     """
@@ -181,5 +180,5 @@ def _health(app: FastAPI, models: Models, metrics: Metrics) -> None:
     @app.get("/v1/models", tags=["health"])
     async def list_models() -> dict[str, Any]:
         """The served models and their contracts."""
-        data = [{"id": name, "object": "model", "owned_by": "assay", "attributes": list(s.attributes), "max_length": s.contract.max_length, "fingerprint": s.fingerprint} for name, s in models.scorers.items()]
+        data = [{"id": name, "object": "model", "owned_by": "assay", "attributes": list(s.attributes), "max_length": min(c.contract.max_length for c in checkpoints_of(s)), "fingerprint": s.fingerprint} for name, s in models.scorers.items()]
         return {"object": "list", "data": data}

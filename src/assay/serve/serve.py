@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from assay.errors import AssayError
 from assay.model.reward_model import best_device
 from assay.score.checkpoint import CheckpointScorer
+from assay.score.ensembles import FORM as ENSEMBLE
+from assay.score.ensembles import Ensemble
 from assay.score.scorer import check_precision
 from assay.serve.app import Limits, create_app
+from assay.serve.models import Served
 
 HEAD_SECONDS = 10.0
 """Seconds until a connection must have sent the head of a request."""
@@ -66,8 +70,8 @@ class JsonLines(logging.Formatter):
         return said if record.name == "assay.serve" else json.dumps({"level": record.levelname.lower(), "logger": record.name, "message": said})
 
 
-def load_models(specs: Sequence[str], precision: str, allow_drift: float | None = None) -> dict[str, CheckpointScorer]:
-    """Checkpoints by the names they are served under: ``NAME=SPEC``, or the name of the folder.
+def load_models(specs: Sequence[str], precision: str, allow_drift: float | None = None) -> dict[str, Served]:
+    """Checkpoints, or ensembles of checkpoints, by the names they are served under: ``NAME=SPEC``, or the name of the folder, or the rule of the ensemble. Each checkpoint is loaded once.
 
     Raises:
         AssayError: none is given, two have the same name, or one breaks its contract.
@@ -75,16 +79,21 @@ def load_models(specs: Sequence[str], precision: str, allow_drift: float | None 
     if not specs:
         raise AssayError("nothing to serve: give one or more checkpoints")
     check_precision(precision)
-    scorers: dict[str, CheckpointScorer] = {}
+    load = cache(partial(CheckpointScorer, precision=precision, allow_drift=allow_drift))
+
+    def loaded(spec: str) -> Any:
+        return Ensemble(spec, loaded) if ENSEMBLE.match(spec) else load(spec)
+
+    scorers: dict[str, Served] = {}
     for spec in specs:
         name, equals, path = spec.partition("=")
         if not equals or Path(spec).exists():
             path = spec
-            folder = Path(spec.rstrip("/"))
+            folder = Path(spec.partition("(")[0] if ENSEMBLE.match(spec) else spec.rstrip("/"))
             name = folder.parent.name if folder.name == "checkpoint" and folder.parent.name else folder.name
         if name in scorers:
             raise AssayError(f"two models would be served as `{name}`; give them names, NAME={path}")
-        scorers[name] = CheckpointScorer(path, precision, allow_drift=allow_drift)
+        scorers[name] = loaded(path)
     return scorers
 
 

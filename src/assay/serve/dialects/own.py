@@ -6,8 +6,7 @@ import re
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from assay.score.checkpoint import CheckpointScorer
-from assay.serve.models import Answer, Models
+from assay.serve.models import Answer, Models, Served
 
 
 class Turn(BaseModel):
@@ -29,6 +28,7 @@ class Scored(BaseModel):
 
     reward: float
     attributes: dict[str, float]
+    """The outputs it is made of, or the reward alone; of an ensemble ``mean`` and ``spread``, the standard deviation of its members."""
     tokens: int
     truncated: bool
     """The conversation was longer than the model reads; its beginning was lost."""
@@ -38,7 +38,7 @@ class ScoreResponse(BaseModel):
     """In the order of the conversations."""
 
     model: str
-    fingerprint: str
+    fingerprint: str | None
     """Names the contract and the precision: equal fingerprints give equal scores."""
     scores: list[Scored]
 
@@ -127,7 +127,8 @@ def router(models: Models) -> APIRouter:
         """Which of several answers is the best, and how surely."""
         name = models.named(request.model)
         scorer = models.scorers[name]
-        temperature, slope = scorer.contract.temperature, scorer.contract.length_slope
+        contract = getattr(scorer, "contract", None)  # an ensemble has none
+        temperature, slope = (contract.temperature, contract.length_slope) if contract else (None, None)
         prompt = [turn.model_dump() for turn in request.prompt]
         answers = await models.conversations(name, [[*prompt, {"role": "assistant", "content": answer}] for answer in request.answers])
         given = [a.reward for a in answers]
@@ -150,7 +151,7 @@ def router(models: Models) -> APIRouter:
     return routes
 
 
-def _attributes(scorer: CheckpointScorer, answer: Answer) -> dict[str, float]:
+def _attributes(scorer: Served, answer: Answer) -> dict[str, float]:
     names = scorer.attributes[1:] if len(scorer.attributes) > 1 else scorer.attributes
     return dict(zip(names, answer.outputs[1:] or answer.outputs, strict=True))
 
