@@ -1,4 +1,4 @@
-"""A reward model in memory: the network, its tokenizer, and the one way by which a conversation becomes a number.
+"""A reward model in memory: the network, its tokenizer, and the one way by which a conversation becomes a number. Several threads may score with it at once.
 
 The network is a plain ``AutoModelForSequenceClassification``. With one label the reward is its logit, with several it is their weighted sum, so that plain
 transformers gives the same numbers. Assay adds two things: the head runs in fp32 whatever the precision of the rest, and conversations are
@@ -7,6 +7,7 @@ rendered and tokenised by the contract.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class RewardModel:
     merge: dict[str, float] = field(default_factory=lambda: {"reward": 1.0})
     """The model's outputs in their order, and what each weighs in the reward."""
     _layout: Name | None = field(default=None, init=False, repr=False, compare=False)
+    _cutting: Any = field(default=None, init=False, repr=False, compare=False)
 
     def encode(self, conversations: Sequence[list[dict[str, str]]]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each conversation, at most ``max_length``, and whether it was longer (then its beginning is lost)."""
@@ -44,22 +46,15 @@ class RewardModel:
 
     def encode_texts(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
         """The same of texts to which the chat template has been applied already."""
-        ids = self._tokenise(texts, truncation=False)
+        ids = _tokenised(self.tokenizer, texts, self.add_special_tokens)
         truncated = [len(one) > self.max_length for one in ids]
         long = [i for i, cut in enumerate(truncated) if cut]
         if long:
-            for i, one in zip(long, self._tokenise([texts[i] for i in long], truncation=True), strict=True):
+            if self._cutting is None or self._cutting.truncation_side != self.tokenizer.truncation_side:
+                self._cutting = _that_cuts(self.tokenizer, self.max_length)
+            for i, one in zip(long, _tokenised(self._cutting, [texts[i] for i in long], self.add_special_tokens, self.max_length), strict=True):
                 ids[i] = one
         return ids, truncated
-
-    def _tokenise(self, texts: list[str], *, truncation: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        limit = {"truncation": True, "max_length": self.max_length} if truncation else {"truncation": False}
-        encoded = self.tokenizer(texts, add_special_tokens=self.add_special_tokens, padding=False, verbose=False, **limit)
-        if truncation and self.tokenizer.is_fast:
-            self.tokenizer.backend_tokenizer.no_truncation()  # or it would be saved with the tokenizer's files
-        return [list(ids) for ids in encoded["input_ids"]]
 
     def best_layout(self) -> Name:
         """The layout that costs the fewest tokens; what the model can do is tried once."""
@@ -211,6 +206,20 @@ def _positions(model: Any) -> int:
     if type(model).__name__.startswith(("Roberta", "XLMRoberta", "Camembert")):
         limit -= 2  # their positions start behind the padding index
     return int(limit)
+
+
+def _tokenised(tokenizer: Any, texts: list[str], add_special_tokens: bool, max_length: int | None = None) -> list[list[int]]:
+    if not texts:
+        return []
+    limit = {"truncation": True, "max_length": max_length} if max_length else {}
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=add_special_tokens, padding=False, verbose=False, **limit)["input_ids"]]
+
+
+def _that_cuts(tokenizer: Any, max_length: int) -> Any:
+    """A copy that always truncates: to switch it on and off in one that other threads use would cut their texts too, and it would be saved with the tokenizer's files."""
+    copy = deepcopy(tokenizer)
+    _tokenised(copy, ["x"], True, max_length)
+    return copy
 
 
 def _adds_special_tokens(tokenizer: Any) -> bool:

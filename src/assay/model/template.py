@@ -5,6 +5,7 @@ score. ``freeze`` takes them out; the frozen template is saved with the checkpoi
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from assay.errors import AssayError
@@ -50,6 +51,15 @@ def for_training(tokenizer: Any, is_encoder: bool) -> str:
     if is_encoder:
         return ENCODER
     raise AssayError("the tokenizer has no chat template; set tokenizer.chat_template (ChatML is a good choice) and save it again")
+
+
+def completed(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Texts with the template in them, and what clients take off such texts: the first token, which they leave to the server to add, and the white space at the end, since a policy stops before it."""
+    whole = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\0"}])
+    tail = whole.rpartition("\0")[2]
+    end = tail.rstrip()
+    head = tokenizer.bos_token if tokenizer.bos_token and whole.startswith(tokenizer.bos_token) else ""
+    return [("" if text.startswith(head) else head) + text + (tail[len(end) :] if end and text.endswith(end) else "") for text in texts]
 
 
 def render(tokenizer: Any, conversation: list[dict[str, str]]) -> str:

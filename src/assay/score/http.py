@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Remote:
         except httpx2.InvalidURL as error:
             raise AssayError(f"{spec}: not a URL ({first_line(error)})") from None
         self.spec, self.tick = spec, tick
-        ask: dict[str, tuple[Callable[[list[Any]], list[Any]], int]] = {"assay": (self._assay, TOGETHER), "vllm": (self._vllm, 1), "openrlhf": (self._openrlhf, TOGETHER)}
+        ask: dict[str, tuple[Callable[[Any, list[Any]], list[Any]], int]] = {"assay": (self._assay, TOGETHER), "vllm": (self._vllm, 1), "openrlhf": (self._openrlhf, TOGETHER)}
         self.ask, self.together = ask[kind]
         if kind == "assay":
             self._introduce()
@@ -79,8 +80,8 @@ class Remote:
         parts = [[[dict(m) for m in c] for c in conversations[i : i + self.together]] for i in range(0, len(conversations), self.together)]
         values = np.full((len(conversations), len(self.attributes)), np.nan, dtype=np.float32)
         truncated, reasons, done = np.zeros(len(conversations), dtype=bool), {}, 0
-        with _client() as self.client, ThreadPoolExecutor(AT_ONCE) as pool:
-            for part, found in zip(parts, pool.map(self._tried, parts), strict=True):
+        with _client() as client, ThreadPoolExecutor(AT_ONCE) as pool:
+            for part, found in zip(parts, pool.map(partial(self._tried, client), parts), strict=True):
                 for i, one in enumerate(found, done):
                     if isinstance(one, Failed):
                         reasons[i] = str(one)
@@ -91,19 +92,19 @@ class Remote:
                     self.tick(done, len(conversations))
         return Scores(values, truncated, reasons)
 
-    def _tried(self, part: list[Any]) -> list[Any]:
+    def _tried(self, client: Any, part: list[Any]) -> list[Any]:
         """For each conversation its scores and whether it was cut, or why there is none. What is refused as a whole is asked for in halves: one bad conversation shall not cost the others their scores."""
         try:
-            return self.ask(part)
+            return self.ask(client, part)
         except UnicodeEncodeError:
             failure = Failed("a text contains a lone surrogate, which is no character", 400)
         except Failed as failed:
             failure = failed
         if len(part) > 1 and failure.status in (400, 413, 422):
-            return self._tried(part[: len(part) // 2]) + self._tried(part[len(part) // 2 :])
+            return self._tried(client, part[: len(part) // 2]) + self._tried(client, part[len(part) // 2 :])
         return [failure] * len(part)
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
+    def _post(self, client: Any, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, after as many tries as it takes.
 
         Raises:
@@ -113,7 +114,7 @@ class Remote:
         for attempt in range(TRIES):
             wait = min(LONGEST_WAIT, 0.2 * 2**attempt) * (0.5 + random.random())
             try:
-                response = self.client.post(self.url + path, json=body)
+                response = client.post(self.url + path, json=body)
             except self.errors as error:
                 reason = first_line(error)
             else:
@@ -147,24 +148,32 @@ class Remote:
         self._fingerprint, attributes = models[self.name] if self.name else next(iter(models.values()))
         self.attributes = tuple(attributes)
 
-    def _assay(self, part: list[Any]) -> list[Any]:
-        found = self._post("/v1/rewards", {"conversations": part, **({"model": self.name} if self.name else {})})
+    def _assay(self, client: Any, part: list[Any]) -> list[Any]:
+        found = self._post(client, "/v1/rewards", {"conversations": part, **({"model": self.name} if self.name else {})})
         return _rows(lambda: [([one["reward"], *(one["attributes"][a] for a in self.attributes[1:])], one["truncated"]) for one in found["scores"]], len(part))
 
-    def _vllm(self, part: list[Any]) -> list[Any]:
-        found = self._post("/classify", {"messages": part[0], "use_activation": False, **({"model": self.name} if self.name else {})})
+    def _vllm(self, client: Any, part: list[Any]) -> list[Any]:
+        found = self._post(client, "/classify", {"messages": part[0], "use_activation": False, **({"model": self.name} if self.name else {})})
         return _rows(lambda: [([one["probs"][-1]], False) for one in found["data"]], len(part))
 
-    def _openrlhf(self, part: list[Any]) -> list[Any]:
-        found = self._post("/get_reward", {"query": [self.render(c) for c in part]})
+    def _openrlhf(self, client: Any, part: list[Any]) -> list[Any]:
+        found = self._post(client, "/get_reward", {"query": [self.render(c) for c in part]})
         return _rows(lambda: [([float(reward)], False) for reward in found["rewards"]], len(part))
+
+
+@cache
+def _trusted() -> Any:
+    """The certificates that are trusted, read once: that takes longer than a request."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _client() -> Any:
     import httpx2
 
     key = os.environ.get("ASSAY_API_KEY")
-    return httpx2.Client(timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}, limits=httpx2.Limits(max_connections=AT_ONCE))
+    return httpx2.Client(verify=_trusted(), timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}, limits=httpx2.Limits(max_connections=AT_ONCE))
 
 
 def _json(response: Any) -> Any:

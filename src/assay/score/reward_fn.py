@@ -20,7 +20,7 @@ def reward_fn(spec: str | Path, shape: str = "trl", **options: Any) -> Callable[
 
     Raises:
         AssayError: there is no such scorer.
-        ValueError: ``shape`` is neither; or, in a call, the prompt is missing.
+        ValueError: ``shape`` is neither; or, in a call, the prompt is missing (verl hands on ``extra_info`` alone: put the prompt there when the data is made), or a message is not text.
     """
     if shape not in ("trl", "verl"):
         raise ValueError(f"shape is {shape!r}, expected 'trl' or 'verl'")
@@ -48,4 +48,13 @@ def reward_fn(spec: str | Path, shape: str = "trl", **options: Any) -> Callable[
 def _turns(said: Any, role: str) -> list[dict[str, str]]:
     if isinstance(said, str):
         return [{"role": role, "content": said}]
-    return [{"role": m["role"], "content": m["content"]} for m in said]
+    return [{"role": m["role"], "content": _text(m)} for m in said]
+
+
+def _text(message: dict[str, Any]) -> str:
+    """The content of a message, parts of text joined."""
+    content = message.get("content")
+    parts: list[Any] = [part.get("text") for part in content] if isinstance(content, list) else [content]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"a message of the role {message.get('role')!r} has a content that is not text")
+    return "".join(parts)

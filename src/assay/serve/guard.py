@@ -4,6 +4,7 @@ A body is read whole before anything looks at it, within limits of bytes and sec
 """
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
@@ -67,8 +68,7 @@ class Guard:
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
         if self.key is None or scope["path"] in OPEN:
             return
-        given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(given, self.key.encode("utf-8")):
+        if not hmac.compare_digest(_given_key(dict(scope["headers"])), self.key.encode("utf-8")):
             raise Refused(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
@@ -144,6 +144,17 @@ def _check_json(body: bytes) -> None:
         raise Refused(400, "the body is nested too deep") from None
     except ValueError as error:
         raise Refused(400, f"the body is not JSON ({error})") from None
+
+
+def _given_key(headers: dict[bytes, bytes]) -> bytes:
+    """The key of a request: a bearer's, or the password in the URL of a client that has no field for a key, ``http://any:KEY@host``."""
+    kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() != b"basic":
+        return given
+    try:
+        return base64.b64decode(given, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 async def _answer(send: Send, refusal: Refused) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from assay.errors import AssayError, did_you_mean
 from assay.model.reward_model import RewardModel
+from assay.model.template import completed
 from assay.score.checkpoint import CheckpointScorer, score_tokens
 from assay.score.ensembles import Ensemble
 from assay.serve.queue import Queue
@@ -79,7 +80,7 @@ class Models:
         """What a model says of texts to which the chat template has been applied already."""
         model = self.named(name)
         self._one_reading(model)
-        return await self._scored(model, lambda reward_model: reward_model.encode_texts(list(texts)), len(texts), [object() for _ in texts])
+        return await self._scored(model, lambda reward_model: reward_model.encode_texts(completed(reward_model.tokenizer, texts)), len(texts), [object() for _ in texts])
 
     async def token_ids(self, name: str | None, ids: Sequence[list[int]]) -> list[Answer]:
         """What a model says of token sequences; longer ones lose their beginning."""

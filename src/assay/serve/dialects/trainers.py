@@ -42,7 +42,8 @@ def router(models: Models) -> APIRouter:
     @routes.post("/v1/score/evaluation")
     async def evaluation(request: EvaluationRequest) -> dict[str, Any]:
         """Scores for LlamaFactory's reward server; a model reads the length of its contract, whatever ``max_length`` says."""
-        scores = [a.reward for a in await models.texts(request.model, request.messages)]
-        return {"id": f"scoreeval-{uuid.uuid4().hex}", "object": "score.evaluation", "model": models.named(request.model), "scores": scores}
+        name = models.named(None if request.model == "model" and "model" not in models.scorers else request.model)  # its client calls every model so
+        scores = [a.reward for a in await models.texts(name, request.messages)]
+        return {"id": f"scoreeval-{uuid.uuid4().hex}", "object": "score.evaluation", "model": name, "scores": scores}
 
     return routes

@@ -38,6 +38,9 @@ class ScoreRequest(BaseModel):
     text_2: str | list[str] | None = None
     queries: str | list[str] | None = None
     documents: str | list[str] | None = None
+    items: str | list[str] | None = None
+    data_1: str | list[str] | None = None
+    data_2: str | list[str] | None = None
     use_activation: bool | None = None
     activation: bool | None = None
 
@@ -48,7 +51,8 @@ class RerankRequest(BaseModel):
     model: str | None = None
     query: str
     documents: list[str] = Field(min_length=1)
-    top_n: int | None = Field(None, ge=0)
+    top_n: int = Field(0, ge=0)
+    """The best so many; 0 for all."""
     use_activation: bool | None = None
     activation: bool | None = None
 
@@ -68,6 +72,12 @@ def router(models: Models) -> APIRouter:
         label = models.scorers[models.named(request.model)].attributes[0]
         return _list("classify", models.named(request.model), answers, [{"index": i, "label": label, "probs": [value], "num_classes": 1} for i, value in enumerate(values)])
 
+    @routes.post("/v1/embeddings")
+    async def embeddings(request: ClassifyRequest) -> dict[str, Any]:
+        """Rewards as embeddings of one number, as SGLang gives those of a reward model; verl asks for them so."""
+        answers = await _asked(models, request)
+        return _list("embd", models.named(request.model), answers, [{"index": i, "object": "embedding", "embedding": [a.reward]} for i, a in enumerate(answers)])
+
     @routes.post("/pooling")
     async def pooling(request: ClassifyRequest) -> dict[str, Any]:
         """Rewards as pooled vectors of one number."""
@@ -78,8 +88,8 @@ def router(models: Models) -> APIRouter:
     @routes.post("/score")
     @routes.post("/v1/score")
     async def score(request: ScoreRequest) -> dict[str, Any]:
-        """Rewards of answers (``text_2``, ``documents``) to prompts (``text_1``, ``queries``)."""
-        prompts, texts = _matched(request.text_1 if request.text_1 is not None else request.queries, request.text_2 if request.text_2 is not None else request.documents)
+        """Rewards of answers (``text_2``, ``documents``, ``items``, ``data_2``) to prompts (``text_1``, ``queries``, ``data_1``)."""
+        prompts, texts = _matched([request.text_1, request.queries, request.data_1], [request.text_2, request.documents, request.items, request.data_2])
         answers = await models.conversations(request.model, [_turns(p, t) for p, t in zip(prompts, texts, strict=True)])
         found = [{"index": i, "object": "score", "score": _activated(a.reward, request.use_activation, request.activation)} for i, a in enumerate(answers)]
         return _list("score", models.named(request.model), answers, found)
@@ -90,7 +100,7 @@ def router(models: Models) -> APIRouter:
     async def rerank(request: RerankRequest) -> dict[str, Any]:
         """Answers to a prompt, the best first."""
         answers = await models.conversations(request.model, [_turns(request.query, text) for text in request.documents])
-        order = sorted(range(len(answers)), key=lambda i: -answers[i].reward)[: request.top_n if request.top_n is not None else None]
+        order = sorted(range(len(answers)), key=lambda i: -answers[i].reward)[: request.top_n or None]
         found = [{"index": i, "document": {"text": request.documents[i]}, "relevance_score": _activated(answers[i].reward, request.use_activation, request.activation)} for i in order]
         return {"id": f"rerank-{uuid.uuid4().hex}", "model": models.named(request.model), "usage": {"total_tokens": sum(a.tokens for a in answers)}, "results": found}
 
@@ -123,7 +133,9 @@ def _message(message: dict[str, Any], i: int) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _matched(first: Any, second: Any) -> tuple[list[str], list[str]]:
+def _matched(prompts_by: list[Any], texts_by: list[Any]) -> tuple[list[str], list[str]]:
+    """Prompts and answers by whichever of their names they were given, as many of both."""
+    first, second = (next((value for value in by if value is not None), None) for by in (prompts_by, texts_by))
     if first is None or second is None:
         raise Unfit("expected `text_1` and `text_2`, or `queries` and `documents`")
     prompts, texts = ([one] if isinstance(one, str) else list(one) for one in (first, second))
