@@ -5,6 +5,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
@@ -85,12 +86,13 @@ def conversations(n: int) -> list[contract.Conversation]:
     return [*made, *contract.canary_conversations(96)]
 
 
+@pytest.mark.parametrize("runtime", ["", "openvino:"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_of_uneven_length_give_the_checkpoints_scores(exports: Exports, kind: str) -> None:
+def test_batches_of_uneven_length_give_the_checkpoints_scores(exports: Exports, kind: str, runtime: str) -> None:
     trained, exported = exports(kind)
     expected = load_scorer(trained, precision="fp32", tokens_per_batch=10_000).score(conversations(30))
     for tokens in (1, 400, 10_000):
-        scorer = load_scorer(exported, precision="fp32", tokens_per_batch=tokens)
+        scorer = load_scorer(f"{runtime}{exported}", precision="fp32", tokens_per_batch=tokens)
         found = scorer.score(conversations(30))
         assert found.values == pytest.approx(expected.values, abs=1e-4)
         assert found.truncated.tolist() == expected.truncated.tolist()
@@ -178,3 +180,22 @@ def test_the_extra_is_named_where_it_cannot_be_run(exports: Exports, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r'scoring with an ONNX export needs .* pip install "assay\[onnx\]"'):
         load_scorer(exports("encoder")[1])
+
+
+def test_openvino_runs_exports_alone_and_names_its_scores(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, exported = exports("encoder")
+    assert load_scorer(f"openvino:{exported}", precision="fp32").fingerprint != load_scorer(exported, precision="fp32").fingerprint  # type: ignore[attr-defined]
+    with pytest.raises(AssayError, match="OpenVINO runs an ONNX export, which this is not; make one with `assay export"):
+        load_scorer(f"openvino:{trained}")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match=r"assay\[openvino\]"):
+        load_scorer(f"openvino:{exported}")
+
+
+def test_openvino_answers_several_threads_at_once(exports: Exports) -> None:
+    scorer = load_scorer(f"openvino:{exports('decoder')[1]}", precision="fp32")
+    talks = conversations(20)
+    wanted = scorer.score(talks).values
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: scorer.score(talks).values, range(16)):
+            assert found == pytest.approx(wanted, abs=1e-5)

@@ -91,18 +91,19 @@ def rescore(folder: Path, rounded: str) -> Contract:
     return after
 
 
-def load(folder: Path, *, allow_drift: float | None = None) -> tuple[RewardModel, Contract]:
+def load(folder: Path, *, allow_drift: float | None = None, openvino: bool = False) -> tuple[RewardModel, Contract]:
     """Load a checkpoint and its contract, and check the canaries.
 
     Args:
         folder: the checkpoint.
         allow_drift: how far a canary may be from its golden score beyond the contract's tolerance; then a warning names the cause.
+        openvino: run an ONNX export by OpenVINO.
 
     Raises:
         AssayError: it cannot be loaded, or a canary does not get its golden score.
     """
     contract = contracts.read(folder)
-    reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights)
+    reward_model = from_checkpoint(folder, contract.max_length, contract.add_special_tokens, contract.weights, openvino=openvino)
     worst = drift(reward_model, contract)
     if not worst <= contract.tolerance:  # NaN is no agreement
         from assay.model.doctor import cause  # which loads checkpoints itself

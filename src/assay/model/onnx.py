@@ -1,8 +1,10 @@
-"""A checkpoint as an ONNX graph: exported by PyTorch, run by ONNX Runtime, scored through the same code and checked by the same contract."""
+"""A checkpoint as an ONNX graph: exported by PyTorch, run by ONNX Runtime or OpenVINO, scored through the same code and checked by the same contract."""
 
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,8 @@ from assay.files import MANIFEST, first_line, write_json
 from assay.model import contract as contracts
 from assay.model.loading import quiet
 
+Run = Callable[[Any, Any], Any]
+"""From token ids [n, t] and their mask to logits [n, k]."""
 FILE = "model.onnx"
 INT8 = "model_int8.onnx"
 
@@ -31,22 +35,25 @@ class OnnxModel(nn.Module):
 
     A graph in int8 rounds its activations by the largest of the batch, so that a score would depend on its company; its sequences go one at a time.
 
+    Args:
+        file: the graph.
+        openvino: run it by OpenVINO, which multiplies in bf16 where that is asked for; otherwise by ONNX Runtime, in fp32.
+
     Raises:
-        MissingExtra: ONNX Runtime is not installed.
+        MissingExtra: what runs it is not installed.
+        AssayError: it cannot be opened.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, openvino: bool = False) -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtra("scoring with an ONNX export", "onnx") from None
         self.config = AutoConfig.from_pretrained(file.parent)
         self.file, self.alone = file, file.name == INT8
         try:
-            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self.run = _by_openvino(file) if openvino else _by_onnxruntime(file)
+        except MissingExtra:
+            raise
         except Exception as error:
-            raise AssayError(f"{file}: cannot be opened by ONNX Runtime ({first_line(error)}); export it again") from None
+            raise AssayError(f"{file}: cannot be opened by {'OpenVINO' if openvino else 'ONNX Runtime'} ({first_line(error)}); export it again") from None
         self.device = torch.device("cpu")
 
     def to(self, *_: Any, **__: Any) -> "OnnxModel":
@@ -58,10 +65,35 @@ class OnnxModel(nn.Module):
         ids, mask = input_ids.numpy(), attention_mask.numpy()
         parts = [(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(mask.sum(axis=1))] if self.alone else [(ids, mask)]
         try:
-            logits = np.concatenate([self.session.run(None, {"input_ids": one, "attention_mask": there})[0] for one, there in parts])
+            logits = np.concatenate([self.run(*part) for part in parts])
         except Exception as error:
             raise AssayError(f"{self.file.name}: does not run on these token ids ({first_line(error)}); the graph and the tokenizer are not of the same model") from None
         return SimpleNamespace(logits=torch.from_numpy(logits))
+
+
+def _by_onnxruntime(file: Path) -> Run:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("scoring with an ONNX export", "onnx") from None
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _by_openvino(file: Path) -> Run:
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("scoring by OpenVINO", "openvino") from None
+    core = openvino.Core()
+    read = core.read_model(file)
+    compiled = cache(lambda precision: core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": precision}))
+    compiled("f32")  # what cannot be compiled shall fail here
+
+    def run(ids: Any, mask: Any) -> Any:
+        return compiled("bf16" if torch.is_autocast_enabled("cpu") else "f32").infer_new_request([ids, mask])[0]
+
+    return run
 
 
 class _Logits(nn.Module):

@@ -119,8 +119,9 @@ def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[
     return RewardModel(as_reward_model(model), tokenizer, max_length, _adds_special_tokens(tokenizer), merge)
 
 
-def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None, settings: dict[str, Any] | None = None) -> RewardModel:
-    """A trained reward model, in fp32, exactly as saved. ``merge`` names its outputs and their weights, by default one reward; ``settings`` replace those of config.json.
+def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None, settings: dict[str, Any] | None = None, openvino: bool = False) -> RewardModel:
+    """A trained reward model, in fp32, exactly as saved. ``merge`` names its outputs and their weights, by default one reward; ``settings`` replace those of config.json;
+    ``openvino`` says what runs an ONNX export.
 
     Raises:
         AssayError: the files cannot be loaded, or the head is missing or of another size.
@@ -130,7 +131,9 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, mer
     config = _config(str(folder))
     merge = merge or {"reward": 1.0}
     if graph := onnx.graph(folder):
-        return RewardModel(onnx.OnnxModel(graph), tokenizer, max_length, add_special_tokens, merge)
+        return RewardModel(onnx.OnnxModel(graph, openvino), tokenizer, max_length, add_special_tokens, merge)
+    if openvino:
+        raise AssayError(f"{folder}: OpenVINO runs an ONNX export, which this is not; make one with `assay export {folder} -o FOLDER`")
     if config.num_labels != len(merge):
         raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected {len(merge)}; set num_labels to {len(merge)} in config.json if the weights have as many")
     for key, value in (settings or {}).items():

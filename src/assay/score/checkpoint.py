@@ -21,6 +21,7 @@ from assay.remote import fetch, url
 from assay.score.batching import by_length
 from assay.score.scorer import Scores, Tick
 
+OPENVINO = "openvino:"
 MOST_TOGETHER = 8
 """Answers that share one copy of their prompt; with more, what the mask costs outweighs what is saved."""
 WORTH = 0.75
@@ -34,8 +35,9 @@ class CheckpointScorer:
 
     def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None, allow_drift: float | None = None) -> None:
         self.spec = spec
-        self.folder = _folder(spec)
-        self.reward_model, self.contract = checkpoint.load(self.folder, allow_drift=allow_drift)
+        self.openvino = spec.startswith(OPENVINO)
+        self.folder = _folder(spec.removeprefix(OPENVINO))
+        self.reward_model, self.contract = checkpoint.load(self.folder, allow_drift=allow_drift, openvino=self.openvino)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
         self.precision = precision_of(precision, self.reward_model.device)
@@ -44,7 +46,7 @@ class CheckpointScorer:
     @property
     def fingerprint(self) -> str:
         """Names everything that moves a score: the contract, which names weights, tokenizer and template by their hashes, and the precision."""
-        return fingerprint(self.contract.model_dump(exclude={"made_with"}), self.precision)
+        return fingerprint(self.contract.model_dump(exclude={"made_with"}), self.precision, *(["openvino"] if self.openvino else []))
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Rewards, shape [n, 1]; of a model with several attributes [n, 1 + k], the reward first. The same text is scored once; order, company and batch size don't change a score beyond rounding."""

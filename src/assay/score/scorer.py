@@ -3,6 +3,7 @@
 A spec is what the command line, a recipe and Python call a scorer:
 
 - a checkpoint folder, or the hub id of a checkpoint with a contract;
+- ``openvino:FOLDER``: an ONNX export, run by OpenVINO (extra ``openvino``);
 - ``rule:length``: characters of the answer;
 - ``perplexity:MODEL``: how likely a causal language model finds the answer;
 - ``implicit:POLICY,REFERENCE``: the reward a model trained by DPO stands for;
