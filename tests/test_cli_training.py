@@ -125,8 +125,9 @@ def test_training_on_ratings_says_how_much_of_each_is_explained(recipe: Path, tm
     said = capsys.readouterr().out.splitlines()
     manifest = read_json(tmp_path / "out" / "checkpoint" / "manifest.json")
     assert said[0].startswith(f"trained on {manifest['pairs']} rated answers for 2 steps")
-    assert said[1] == f"  helpfulness: {100 * manifest['ratings']['r2_helpfulness']:.1f}% of its variance explained on held-out answers"
-    assert said[2] == f"  verbosity: {100 * manifest['ratings']['r2_verbosity']:.1f}% of its variance explained on held-out answers"
+    for line, name in zip(said[1:3], ("helpfulness", "verbosity"), strict=True):
+        value, (low, high) = manifest["ratings"][f"r2_{name}"], manifest["ratings_intervals"][name]
+        assert line == f"  {name}: {100 * value:.1f}% of its variance explained on held-out answers ({100 * low:.1f}% to {100 * high:.1f}%)"
     assert said[3] == f"accuracy on the pairs of {manifest['held_out']} held-out rated answers: {100 * manifest['accuracy']:.1f}%"
     assert len(said) == 5
 

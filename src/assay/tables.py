@@ -188,7 +188,8 @@ def show_training(manifest: dict[str, Any], checkpoint: Path) -> None:
     say(f"trained on {manifest['pairs']:,} {what} for {manifest['steps']:,} steps in {manifest['precision']}; {manifest['truncated_pairs']:,} were longer than the model reads")
     for name, value in manifest.get("ratings", {}).items():
         if name != "loss":
-            say(f"  {name.removeprefix('r2_')}: {percent(value)} of its variance explained on held-out answers")
+            low, high = manifest.get("ratings_intervals", {}).get(name.removeprefix("r2_"), (value, value))
+            say(f"  {name.removeprefix('r2_')}: {percent(value)} of its variance explained on held-out answers ({percent(low)} to {percent(high)})")
     if manifest.get("accuracy") is not None:
         of = "the pairs of" if manifest.get("ratings") else ""
         say(f"accuracy on {of} {manifest['held_out']:,} held-out {what}: {percent(manifest['accuracy'])}".replace("  ", " "))

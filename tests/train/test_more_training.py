@@ -34,7 +34,7 @@ from assay.score.scorer import load_scorer
 from assay.train.batches import Example, parts
 from assay.train.config import LossConfig, TrainConfig
 from assay.train.losses import pair_losses, step_terms
-from assay.train.measure import score_sides
+from assay.train.measure import r2_intervals, score_sides
 from assay.train.sharded import load_weights
 from assay.train.train import read_manifest, train
 from conftest import pair, turn
@@ -436,6 +436,21 @@ def test_parts_of_another_number_of_processes_are_refused(tmp_path: Path) -> Non
     (tmp_path / "part-1-of-2.safetensors").touch()
     with pytest.raises(AssayError, match=r"has part-1-of-2\.safetensors, but 4 processes resume; start as many as the run was begun with"):
         load_weights(None, tmp_path, 0, 4)
+
+
+def test_intervals_of_what_is_explained_hold_the_truth() -> None:
+    """Ratings whose variance is explained to 60%, in prompts of three answers with something in common; some are missing."""
+    rng = np.random.default_rng(0)
+    prompts = [f"p{i // 3}" for i in range(240)]
+    held = 0
+    for _ in range(200):
+        signal = np.sqrt(0.6) * (np.repeat(rng.normal(size=80), 3) + rng.normal(size=240)) / np.sqrt(2)
+        noise = np.sqrt(0.4) * (np.repeat(rng.normal(size=80), 3) + rng.normal(size=240)) / np.sqrt(2)
+        rated = np.where(rng.random(240) < 0.1, np.nan, signal + noise)
+        intervals = r2_intervals(signal[:, None], np.stack([rated, np.full(240, np.nan)], axis=1), ["one", "none"], prompts)
+        assert list(intervals) == ["one"]
+        held += intervals["one"][0] <= 0.6 <= intervals["one"][1]
+    assert 0.90 <= held / 200 <= 0.99
 
 
 def test_sharing_weights_out_is_refused_to_a_single_process(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:

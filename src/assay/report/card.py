@@ -48,6 +48,12 @@ Only differences between answers to the same prompt are learned.
 {% if weights|length > 1 %}
 The reward is a weighted sum of the outputs: {% for attribute, weight in contract.weights.items() %}{{ attribute }} ({{ "%.3f" % weight }}){{ ", " if not loop.last }}{% endfor %}.
 
+{% if manifest.ratings_intervals is defined %}| attribute | share of its variance explained on held-out answers | 95% interval |
+|---|---:|---|
+{% for attribute, (low, high) in manifest.ratings_intervals.items() %}| {{ attribute }} | {{ "%.2f" % manifest.ratings["r2_" + attribute] }} | {{ "%.2f to %.2f" % (low, high) }} |
+{% endfor %}
+
+{% endif %}
 {% endif %}
 ## Training
 

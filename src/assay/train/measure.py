@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from assay.evaluate.intervals import DRAWS
 from assay.model.reward_model import RewardModel
 from assay.score.checkpoint import score_with
 from assay.train.config import TrainConfig
@@ -65,3 +66,21 @@ def measure_ratings(found: Floats, rated: Floats, attributes: Sequence[str]) -> 
         spread = rated[there, i].var() if there.any() else 0.0
         metrics[f"r2_{name}"] = float(1 - error[there, i].mean() / spread) if spread else float("nan")
     return metrics
+
+
+def r2_intervals(found: Floats, rated: Floats, attributes: Sequence[str], prompts: Sequence[str]) -> dict[str, list[float]]:
+    """The 95% interval of each attribute's R², by a bootstrap over prompts (percentiles of ``DRAWS`` draws); without those that have no ratings, or all the same."""
+    _, cluster = np.unique(np.asarray(prompts, dtype=object).astype(str), return_inverse=True)
+    count = int(cluster.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(float)
+    intervals = {}
+    for i, name in enumerate(attributes):
+        there = ~np.isnan(rated[:, i])
+        if not there.any() or not rated[there, i].var():
+            continue
+        y, error = rated[there, i], (found[there, i] - rated[there, i]) ** 2
+        n, e, s, q = (drawn @ np.bincount(cluster[there], weights=one, minlength=count) for one in (np.ones(len(y)), error, y, y * y))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = 1 - e / (q - s * s / n)
+        intervals[name] = np.quantile(each[np.isfinite(each)], [0.025, 0.975]).tolist()
+    return intervals

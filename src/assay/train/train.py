@@ -26,7 +26,7 @@ from assay.train.adapters import adapt, merge
 from assay.train.calibration import length_slope, merge_weights
 from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
-from assay.train.measure import Floats, measure_ratings, ratings_by, ratings_of, score_sides
+from assay.train.measure import Floats, measure_ratings, r2_intervals, ratings_by, ratings_of, score_sides
 from assay.train.memory import keep_memory
 from assay.train.sharded import share_out, whole_weights
 from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics
@@ -179,6 +179,7 @@ def _rated(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfi
     """Rewards of the better and the worse answers of the held-out part's pairs, and of all its answers, by weights that are set here."""
     outputs, rated = ratings_by(reward_model, held_out, precision, config.tokens_per_batch), ratings_of(held_out, config.attributes)
     manifest["ratings"] = measure_ratings(outputs, rated, config.attributes)
+    manifest["ratings_intervals"] = r2_intervals(outputs, rated, config.attributes, held_out["prompt_id"].to_list())
     by = rated[:, config.attributes.index(config.pairs_by or config.attributes[0])]
     better, worse = _pairs_by(held_out, by)
     if config.merge == "fit" and len(better) and len(config.attributes) > 1:
