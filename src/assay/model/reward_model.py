@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-from assay.errors import AssayError
+from assay.errors import AssayError, MissingExtra
 from assay.files import first_line
 from assay.model import onnx, template
 from assay.model.layout import Name
@@ -25,6 +25,8 @@ from assay.model.network import Network, as_reward_model, is_decoder, layout_for
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
 PAD = "<|assay_pad|>"
+HEADS = ("score", "classifier", "pooler", "head")
+"""Parts that are trained whole, so never held in four bits."""
 
 
 @dataclass(slots=True)
@@ -89,10 +91,11 @@ class RewardModel:
         return device
 
 
-def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[str] = ("reward",), whole: bool = False) -> RewardModel:
+def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[str] = ("reward",), whole: bool = False, four_bits: str | None = None) -> RewardModel:
     """A reward model to be trained, from a backbone (its head is new, drawn with ``seed``) or from a reward model (its head stays).
 
     With several ``attributes`` it has an output for each, which at first weigh the same. ``whole``: the head, too, must be there.
+    ``four_bits``: hold its matrices in four bits, and compute with them in this precision (fp32 or bf16).
 
     Raises:
         AssayError: the model cannot be loaded, has a head of another size, or no chat template.
@@ -106,7 +109,7 @@ def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[
     config.id2label, config.label2id = dict(enumerate(attributes)), {name: i for i, name in enumerate(attributes)}
     config.problem_type = "regression"
     torch.manual_seed(seed)
-    model = _load(source, config, whole=whole)
+    model = _load(source, config, whole=whole, four_bits=four_bits)
     tokenizer.chat_template = template.for_training(tokenizer, not is_decoder(model))
     _separate_pad(model, tokenizer)
     limit = _positions(model)
@@ -179,11 +182,12 @@ def _config(source: str) -> Any:
         raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
 
 
-def _load(source: str, config: Any, whole: bool = False) -> Any:
+def _load(source: str, config: Any, whole: bool = False, four_bits: str | None = None) -> Any:
+    more = {"quantization_config": _in_four_bits(four_bits)} if four_bits else {}
     with quiet():
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **more
             )
         except Exception as error:
             if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
@@ -192,6 +196,15 @@ def _load(source: str, config: Any, whole: bool = False) -> Any:
     if whole and report["missing_keys"]:
         raise AssayError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}; the head is lost if it is among them")
     return model
+
+
+def _in_four_bits(precision: str) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MissingExtra("weights in four bits", "qlora") from None
+    computed = torch.bfloat16 if precision == "bf16" else torch.float32
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=computed, llm_int8_skip_modules=list(HEADS))
 
 
 def _separate_pad(model: Any, tokenizer: Any) -> None:

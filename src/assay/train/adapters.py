@@ -3,9 +3,13 @@
 A head that is not among what is trained, or not in the file, is the usual way to lose one; here it always is.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from assay.errors import MissingExtra
 from assay.model.network import head_name
@@ -23,8 +27,7 @@ def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | l
     except ImportError:
         raise MissingExtra("training with LoRA", "lora") from None
     config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=[head_name(model)], bias="none")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft reads it
+    with _quiet():
         adapted = get_peft_model(model, config)
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
@@ -35,4 +38,17 @@ def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | l
 def merge(adapted: Any, folder: Path) -> Any:
     """Write the adapter to ``folder`` in peft's format, add it into the weights, and return the plain model."""
     adapted.save_pretrained(folder, save_embedding_layers=False)  # the one row that was added is that of the padding
+    if getattr(adapted.get_base_model(), "is_quantized", False):
+        from peft import PeftModel
+
+        with _quiet():
+            adapted = PeftModel.from_pretrained(adapted.unload().dequantize(torch.float32), folder)  # to merge in four bits would round once more
     return adapted.merge_and_unload()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that peft reads an attribute of transformers by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield

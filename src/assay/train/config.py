@@ -47,6 +47,8 @@ class LoraConfig(BaseModel):
     """The additions are scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on their input."""
+    bits: Literal[4] | None = None
+    """4: hold the backbone's matrices, which stay as they are, in four bits while training (QLoRA, arXiv 2305.14314: NF4, quantised twice). What is saved is their rounded values and the additions, in fp32."""
     modules: str | list[str] = "all-linear"
     """Which matrices: all but the head, or the ends of their names, `[q_proj, v_proj]`."""
 

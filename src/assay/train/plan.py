@@ -31,7 +31,8 @@ def plan(rows: pl.DataFrame, config: TrainConfig) -> dict[str, Any]:
         AssayError: as ``train``.
     """
     seen, held_out = split(rows, config.validation)
-    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config))
+    precision = precision_of(config.precision, best_device())
+    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
     network, _ = networked(reward_model, config)
     steps = list(steps_of(ExampleSet(examples), config, network))[:SAMPLED]
@@ -41,8 +42,8 @@ def plan(rows: pl.DataFrame, config: TrainConfig) -> dict[str, Any]:
         computed += _computed(part.groups, network)
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    kept = PROGRAM + (4 * parameters + 12 * trained) / 1e9  # fp32 weights; gradients and two moments of what is trained
-    precision = precision_of(config.precision, best_device())
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    kept = PROGRAM + (weights + 12 * trained) / 1e9  # gradients and two moments of what is trained
     return {
         "rows": seen.height,
         "held_out": held_out.height,

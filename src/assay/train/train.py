@@ -70,10 +70,10 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if processes.is_main_process:
         start_over(work, print_)
     processes.wait_for_everyone()
-    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config))
+    precision = precision_of(config.precision, processes.device)
+    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
     steps = steps_for(seen.height, config)
-    precision = precision_of(config.precision, processes.device)
     network, adapted = networked(reward_model, config)
     if config.fsdp:
         share_out(network.to(processes.device))
@@ -136,7 +136,7 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     adapted = None
     if config.lora:
         try:
-            adapted = adapt(model, **config.lora.model_dump())
+            adapted = adapt(model, **config.lora.model_dump(exclude={"bits"}))
         except ValueError as error:
             raise AssayError(f"train.lora: {error}") from None
     return Network(model, reward_model.tokenizer.pad_token_id, layout, flex=config.attention == "flex_attention"), adapted

@@ -174,7 +174,8 @@ class RewardTrainer(Trainer):
             save_parts(self.network, self.optimizer, Path(str(output_dir)), self.rank, self.processes)
             return
         frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
-        state = {name: tensor for name, tensor in (state_dict or self.network.state_dict()).items() if name not in frozen}
+        parts_of_frozen = tuple(f"{name}." for name in frozen)  # what a weight in four bits is read with
+        state = {name: tensor for name, tensor in (state_dict or self.network.state_dict()).items() if name not in frozen and not name.startswith(parts_of_frozen)}
         if self.args.should_save:
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
             safetensors.torch.save_file(state, Path(str(output_dir)) / "model.safetensors", metadata={"format": "pt"})
