@@ -292,6 +292,9 @@ def doubts(suite: dict[str, Any]) -> list[str]:
         lines.append(f"rank correlation of the score with {', '.join(found)}")
     if calibration:
         lines.append(f"sigmoid(margin / {calibration['temperature']:.3g}): calibration error {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}" + (" (temperature fitted here, on the other half)" if calibration["fitted_here"] else ""))
+    if ranking := suite.get("model_ranking"):
+        agreement = ", ".join(f"{name.capitalize()} {f['value']:+.2f} ({f['low']:+.2f} - {f['high']:+.2f})" for name in ("spearman", "kendall") for f in [ranking[name]])
+        lines.append(f"ranking of {ranking['models']} models by its choices against that by {ranking['votes']:,} votes: {agreement}")
     lines.append(f"{suite['truncated']:,} items with a text longer than the scorer reads, {suite['rows_aside']:,} rows could not be used")
     return lines
 

@@ -20,6 +20,7 @@ from assay.evaluate.bias import lean
 from assay.evaluate.calibration import calibrate
 from assay.evaluate.contamination import contamination
 from assay.evaluate.intervals import DRAWS, LEVEL, Floats, interval, resampled_means
+from assay.evaluate.model_ranking import model_ranking
 from assay.evaluate.scoring import Scored, default_cache, score_suites
 from assay.evaluate.suite import Suite, Weights
 from assay.evaluate.suites import RULES
@@ -101,6 +102,8 @@ def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
         "lean": lean(suite, rewards),
         "calibration": calibrate(suite, rewards, temperature_of(scorer)),
     }
+    if suite.rule == "ppe-preference":
+        result["model_ranking"] = model_ranking(suite, rewards)
     if suite.rule == "ratings":
         result["by_own_output"] = _by_own_output(suite, scored, scorer)
     result["warnings"] = [*suite.warnings, *_warnings(suite, scored, result), *contamination(scorer, suite)]

@@ -2,7 +2,7 @@
 
 The definitions are our reading of the paper and of the published columns; the official code could not be had, so nothing here is checked against its numbers.
 
-*Preference*: a vote is right if the answer that won it scores strictly higher; votes without a winner are left out. *Correctness*: for each of five sets, the share of the published
+*Preference*: a vote is right if the answer that won it scores strictly higher; votes without a winner are left out. Where the rows name their models, these are ranked by the votes and by the scorer's choices (`assay.evaluate.model_ranking`). *Correctness*: for each of five sets, the share of the published
 pairs (one answer verified, the other refuted) in which the verified one scores strictly higher, and the share of prompts whose highest-scoring answer of all is verified, with the
 area under the ROC curve beside them. The figure for all is the mean of the pair accuracies of the sets.
 """
@@ -24,7 +24,7 @@ SETS = {"MMLU-Pro": "mmlu_pro", "MATH": "math", "GPQA": "gpqa", "IFEval": "ifeva
 
 
 def preference_items(rows: Iterable[dict[str, Any]]) -> Iterable[Item | Aside]:
-    """The published votes: ``prompt``, ``response_1``, ``response_2``, ``winner`` (``model_a``, ``model_b`` or a tie) and ``language``, which names the subset."""
+    """The published votes: ``prompt``, ``response_1``, ``response_2``, ``winner`` (``model_a``, ``model_b`` or a tie), ``language``, which names the subset, and, if they are there, ``model_a`` and ``model_b``."""
     for row in rows:
         try:
             winner = text(row, "winner")
@@ -32,9 +32,12 @@ def preference_items(rows: Iterable[dict[str, Any]]) -> Iterable[Item | Aside]:
                 raise Aside(f"no winner ({winner}): a vote that is a tie is not measured")
             prompt = prompt_of(get(row, "prompt"))
             both = [answer(get(row, f"response_{i}"), f"response_{i}") for i in (1, 2)]
+            models = [row.get("model_a"), row.get("model_b")]
             if winner == "model_b":
                 both.reverse()
-            yield Item(str(row.get("question_id", "")), str(row.get("language") or "unknown"), prompt, both, (1.0, 0.0), prompt_id(prompt))
+                models.reverse()
+            about = {"models": models} if all(isinstance(name, str) for name in models) else {}
+            yield Item(str(row.get("question_id", "")), str(row.get("language") or "unknown"), prompt, both, (1.0, 0.0), prompt_id(prompt), about)
         except Aside as reason:
             yield reason
 
