@@ -15,6 +15,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from assay.allocator import return_freed
 from assay.errors import AssayError
 from assay.model.reward_model import best_device
 from assay.score.checkpoint import CheckpointScorer
@@ -106,7 +107,9 @@ def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precis
     logging.getLogger("assay.serve").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
-    if best_device().type == "cuda":
+    if best_device().type == "cpu":
+        return_freed()
+    else:
         limits = replace(limits, batch_tokens=GPU_BATCH_TOKENS)
     app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
     config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
+from assay.allocator import keep_freed
 from assay.errors import AssayError
 from assay.evaluate.calibration import temperature
 from assay.evaluate.contamination import write_hashes
@@ -27,7 +28,6 @@ from assay.train.calibration import length_slope, merge_weights
 from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, r2_intervals, ratings_by, ratings_of, score_sides
-from assay.train.memory import keep_memory
 from assay.train.sharded import share_out, whole_weights
 from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics
 
@@ -80,7 +80,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     more: list[TrainerCallback] = [_Report(progress)] if progress and processes.is_main_process else []
     trainer = RewardTrainer(reward_model, network, examples, held_out, config, precision, work, callbacks(config, work, held_out.height > 0, more), steps)
     if processes.device.type == "cpu":
-        keep_memory()
+        keep_freed()
     start = last_complete(work, keep=not processes.is_main_process)
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
