@@ -65,10 +65,13 @@ def beta_binomial(accuracy: float, correlation: float) -> Callable[[np.random.Ge
     return draw
 
 
+SETTINGS = [(accuracy, correlation, n) for accuracy in (0.5, 0.7, 0.9, 0.95) for correlation in (0, 0.2, 0.45, 0.7) for n in (60, 200)]
+MANY = [(0.5, 0, 500), (0.9, 0.7, 500), (0.95, 0.45, 500)]
+"""With many prompts hardly anything can go wrong, and it takes long."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [60, 200, 500])
-@pytest.mark.parametrize("accuracy", [0.5, 0.7, 0.9, 0.95])
-@pytest.mark.parametrize("correlation", [0, 0.2, 0.45, 0.7])
+@pytest.mark.parametrize(("accuracy", "correlation", "n"), SETTINGS + MANY)
 def test_shares_of_prompts_with_several_items(accuracy: float, correlation: float, n: int) -> None:
     name = f"{n} prompts, accuracy {accuracy}, correlation {correlation}"
     most = 0.98 if n * (1 - accuracy) < 5 else 0.97  # so few failures that no interval can be exact: this one is wider, never narrower
