@@ -536,9 +536,11 @@ def export(
 ) -> int:
     """Write a checkpoint as an ONNX graph with its tokenizer and contract, and check that it gives the scores of its contract."""
     from assay.errors import MissingExtra
+    from assay.files import write_text
     from assay.tables import say
 
     try:
+        from assay.report.card import FILE, model_card
         from assay.score.export import export as to_onnx
     except ImportError:
         raise MissingExtra("exporting a model", "train") from None
@@ -546,6 +548,7 @@ def export(
         raise AssayError("--int8 changes the scores: name a file of pairs to measure by how much, --measure DATA")
     for line in to_onnx(fetch(checkpoint), output, measure if int8 else None):
         say(line)
+    write_text(output / FILE, model_card(output))
     return 0
 
 

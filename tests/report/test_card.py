@@ -10,6 +10,7 @@ import huggingface_hub
 import polars as pl
 import pytest
 
+from assay.cli import run_app
 from assay.errors import AssayError
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
@@ -49,6 +50,15 @@ def trained(tiny_encoder: Path, tiny_decoder: Path, make_pairs: Callable[..., pl
 def snippet(card: str) -> str:
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     return str(code)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "attributes"])
+def test_the_snippet_of_an_export_prints_it_too(trained: dict[str, Path], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["export", str(trained[kind]), "-o", str(tmp_path / "onnx")]) == 0
+    capsys.readouterr()
+    exec(snippet((tmp_path / "onnx" / FILE).read_text()), {})
+    assert float(capsys.readouterr().out) == pytest.approx(contract.read(trained[kind]).canaries[0].score, abs=1e-4)
+    assert 'snapshot_download("me/model")' in model_card(tmp_path / "onnx", "me/model")
 
 
 @pytest.mark.parametrize("kind", KINDS)

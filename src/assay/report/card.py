@@ -12,14 +12,37 @@ from assay.model import contract as contracts
 FILE = "README.md"
 
 CARD = """---
-library_name: transformers
+library_name: {{ "onnx" if graph else "transformers" }}
 pipeline_tag: text-classification
 tags: [reward-model, assay]
 ---
 # {{ name }}
 
-A reward model: it gives the last answer of a conversation a number, the higher the better. Made with Assay {{ contract.made_with.assay }} from `{{ config.model or "other checkpoints" }}`.
+A reward model: it gives the last answer of a conversation a number, the higher the better. Made with Assay {{ contract.made_with.assay }} from `{{ config.model or manifest.get("exported_from") or "other checkpoints" }}`.
 
+{% if graph %}
+## A score, with ONNX Runtime
+
+```python
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+{% if on_hub %}
+from huggingface_hub import snapshot_download
+{% endif %}
+
+folder = {{ 'snapshot_download("%s")' % name if on_hub else '"%s"' % name }}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+session = onnxruntime.InferenceSession(f"{folder}/{{ graph }}")
+
+conversation = {{ canary.conversation }}
+text = tokenizer.apply_chat_template(conversation, tokenize=False)
+batch = tokenizer(text, return_tensors="np", truncation=True, max_length={{ contract.max_length }}, add_special_tokens={{ contract.add_special_tokens }})
+(logits,) = session.run(None, {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]})
+reward = float(logits[0] @ np.array({{ weights }}))
+print(f"{reward:.4f}")  # {{ "%.4f" % canary.score }}
+```
+{% else %}
 ## A score, with plain transformers
 
 ```python
@@ -36,6 +59,7 @@ with torch.inference_mode():
     reward = float(model(**batch).logits[0] @ torch.tensor({{ weights }}))
 print(f"{reward:.4f}")  # {{ "%.4f" % canary.score }}
 ```
+{% endif %}
 
 The template adds no answer to come and the output has no sigmoid. `scoring.json` holds the rules and eight conversations with the scores they must get; `assay doctor` checks them.
 
@@ -69,7 +93,7 @@ The reward is a weighted sum of the outputs: {% for attribute, weight in contrac
 
 
 def model_card(folder: Path, name: str | None = None) -> str:
-    """The card of the checkpoint in ``folder``, as Markdown; ``name`` is what it is loaded by, by default the folder.
+    """The card of the checkpoint, or ONNX export, in ``folder``, as Markdown; ``name`` is what it is loaded by from the hub, by default the folder.
 
     Raises:
         AssayError: there is no contract.
@@ -78,7 +102,7 @@ def model_card(folder: Path, name: str | None = None) -> str:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     config: dict[str, Any] = {"model": None, "attributes": [], "lora": None, **(manifest.get("config") or {})}
     text: str = environment.from_string(CARD).render(
-        name=name or str(folder), contract=contract, config=config, manifest=manifest, canary=contract.canaries[0], weights=list(contract.weights.values())
+        name=name or str(folder), on_hub=name is not None, graph=next((file.name for file in folder.glob("*.onnx")), None), contract=contract, config=config, manifest=manifest, canary=contract.canaries[0], weights=list(contract.weights.values())
     )
     return text
 
