@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+from assay.files import MANIFEST, write_json
 from assay.pairs.schema import from_rows
 
 SHARED = Path(os.environ.get("ASSAY_TEST_DATA", Path(__file__).parents[2] / "shared")) / "data"
@@ -49,6 +51,15 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     return tiny.decoder(tmp_path_factory.mktemp("tiny-decoder"))
+
+
+@pytest.fixture
+def small_cache(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which ``minilm`` is a small model."""
+    cache = tmp_path_factory.mktemp("cache")
+    folder = Path(shutil.copytree(tiny_encoder, cache / "models" / "minilm"))
+    write_json(folder / MANIFEST, {"name": "minilm", "licence": "", "origin": "made for a test", "files": {}})
+    return cache
 
 
 @pytest.fixture(scope="session")

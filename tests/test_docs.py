@@ -1,4 +1,7 @@
-"""Every ``bash`` and ``python`` block of the README and the docs is run, page by page, in order, in an empty folder."""
+"""Every ``bash`` and ``python`` block of the README and the docs is run, page by page, in order, in an empty folder.
+
+The README with the backbone it names; the other pages, which train many models for a moment, find one of two layers and 32 dimensions under that name.
+"""
 
 import os
 import re
@@ -19,8 +22,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_run(page: Path, small_cache: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if page.name != "README.md":
+        environment["ASSAY_CACHE"] = str(small_cache)
     for language, code in blocks(page):
         command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

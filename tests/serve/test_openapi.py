@@ -15,10 +15,10 @@ from assay.score.checkpoint import CheckpointScorer
 from assay.serve.app import create_app
 from serve.test_faults import FITTING, POSTS, message
 
-CASES = {"/v1/rewards": 20, "/v1/compare": 50, "/classify": 70, "/v1/classify": 50, "/pooling": 50, "/v1/explain": 20}
+CASES = {"/v1/rewards": 20, "/v1/compare": 50, "/classify": 70, "/v1/classify": 50, "/pooling": 50, "/v1/embeddings": 20, "/v1/explain": 20}
 """Cases an operation and mode; schemathesis is slow at lists of messages."""
 OTHERS = 110
-TRIED = tuple(dict.fromkeys((*POSTS, "/v1/explain")))
+TRIED = tuple(dict.fromkeys((*POSTS, "/v1/embeddings", "/v1/explain")))
 GETS = ("/healthz", "/readyz", "/metrics", "/v1/models")
 CONTENTS = ("input", "text", "messages")
 Schema = schemathesis.BaseSchema

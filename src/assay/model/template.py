@@ -59,7 +59,7 @@ def completed(tokenizer: Any, texts: Sequence[str]) -> list[str]:
     tail = whole.rpartition("\0")[2]
     end = tail.rstrip()
     head = tokenizer.bos_token if tokenizer.bos_token and whole.startswith(tokenizer.bos_token) else ""
-    return [("" if text.startswith(head) else head) + text + (tail[len(end) :] if end and text.endswith(end) else "") for text in texts]
+    return [("" if text.startswith(head) else head) + text + (tail[len(end) :] if end and text.endswith(end) else "") if text else "" for text in texts]
 
 
 def render(tokenizer: Any, conversation: list[dict[str, str]]) -> str:
