@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
-from assay.files import read_json, write_parquet
+from assay.files import write_parquet
 from assay.model import contract as contracts
 from assay.model.checkpoint import load
 from assay.model.doctor import examine
@@ -33,7 +33,6 @@ from assay.pairs.schema import MESSAGES, from_rows, pair_id, prompt_id
 from assay.score.scorer import load_scorer
 from assay.train.batches import Example, parts
 from assay.train.config import LossConfig, TrainConfig
-from assay.train.examples import split
 from assay.train.losses import pair_losses, step_terms
 from assay.train.measure import r2_intervals, score_sides
 from assay.train.sharded import load_weights
@@ -371,37 +370,6 @@ def progress(step, steps, latest):
 train(read_parquet(Path(sys.argv[1])), TrainConfig.model_validate_json(sys.argv[2]), Path(sys.argv[3]), progress=progress)
 os._exit(0)  # PyTorch's own threads sometimes abort a process that exits after FSDP with gloo
 """
-
-
-class Ended(Exception):
-    pass
-
-
-@on_both
-def test_four_bits_are_trained_measured_and_saved_as_the_same_model(kind: str, request: pytest.FixtureRequest, make_pairs: Make, tmp_path: Path) -> None:
-    """The checkpoint, in fp32, gets on the held-out pairs what the model in four bits got at the last step; and a run that was ended goes on to it."""
-    backbone = request.getfixturevalue(kind)
-    settings = config(backbone, lora={"rank": 4, "bits": 4}, max_steps=6, validation=0.3, evaluate_every=6, save_every=2, learning_rate=1e-2, precision="fp32")
-    checkpoint = train(make_pairs(60), settings, tmp_path / "one")
-    manifest = read_manifest(tmp_path / "one")
-    assert ailing(checkpoint) == []
-    _, held_out = split(make_pairs(60), 0.3)
-    margins = np.subtract(*score_sides(load(checkpoint)[0], held_out, "fp32", 4_096)).astype(float)
-    (measured,) = [m["eval_loss"] for m in manifest["metrics"] if "eval_loss" in m]
-    assert float(np.logaddexp(0, -margins).mean()) == pytest.approx(measured, abs=1e-5)
-    plain, found = load_file(backbone / "model.safetensors"), load_file(checkpoint / "model.safetensors")
-    moved = [name for name in plain for other in found if other.endswith(name) and plain[name].shape == found[other].shape and plain[name].ndim == 2 and "embed" not in name and not torch.allclose(plain[name], found[other], atol=1e-4)]
-    assert len(moved) >= 8, "the matrices were rounded"
-    assert "quantization_config" not in read_json(checkpoint / "config.json")
-
-    def end(step: int, steps: int, latest: dict[str, float]) -> None:
-        if step == 5:
-            raise Ended
-
-    with pytest.raises(Ended):
-        train(make_pairs(60), settings, tmp_path / "two", progress=end)
-    other = load_file(train(make_pairs(60), settings, tmp_path / "two") / "model.safetensors")
-    assert all(torch.allclose(found[name], other[name], atol=1e-6) for name in found)
 
 
 def in_two_processes(rows: pl.DataFrame, settings: TrainConfig, folder: Path, end_at: int = 0) -> int:
