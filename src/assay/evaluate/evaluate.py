@@ -5,7 +5,6 @@ lie; beside every suite what the scores lean on, how well the margin is a probab
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +149,7 @@ def _warnings(suite: Suite, scored: Scored, result: dict[str, Any]) -> list[str]
         first, count = next(iter(result["reasons"].items()))
         said.append(f"{len(scored.reasons):,} answers got no score and count as wrong ({count:,}: {first})")
     if scored.by_one_order:
-        first, count = Counter(scored.by_one_order).most_common(1)[0]
+        first, count = next(iter(_counted(scored.by_one_order).items()))
         said.append(f"in {len(scored.by_one_order):,} items one of the judge's two orders failed, and the other alone decided ({count:,}: {first})")
     if result["truncated"]:
         said.append(f"in {result['truncated']:,} of {result['items']:,} items a text was longer than the scorer reads")
