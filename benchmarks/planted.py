@@ -1,10 +1,10 @@
 """Planted truth on real text: how much of what was planted the curation finds, and how much else it takes.
 
-    python benchmarks/planted.py DATA -o FOLDER [--noise]      DATA holds train_*/pairs.parquet and eval_*/pairs.parquet
+    python benchmarks/planted.py DATA -o FOLDER [--noise] [--seeds 3]      DATA holds train_*/pairs.parquet and eval_*/pairs.parquet
 
 Near duplicates (copies of real prompts with one edit in about thirty words), contradictions (pairs with their answers exchanged), benchmark prompts (verbatim, re-wrapped,
-embedded, paraphrased), and with --noise a fifth of the labels flipped, MiniLM as the judge, and what training on the cleaned set is worth (three seeds; about a quarter of an hour on two
-cores). A row that goes without having been planted counts as wrong unless a plain twin of the step, written with sets of words, says the same of it.
+embedded, paraphrased), and with --noise a fifth of the labels flipped, MiniLM as the judge, and what training on the cleaned set is worth (a quarter of an hour for three
+seeds on two cores that compute in bf16). A row that goes without having been planted counts as wrong unless a plain twin of the step, written with sets of words, says the same of it.
 """
 
 import argparse
@@ -13,7 +13,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from scipy import stats
 
 from assay.curate.kernels.text import normal, prompt_text, words
 from assay.curate.runner import curate
@@ -27,6 +29,8 @@ from assay.train.config import TrainConfig
 
 COLUMNS = ["source", "subset", "category", "prompt", "chosen", "rejected", "margin", "weight"]
 STEPS = 200
+REFERENCE_SEEDS = 3
+"""Seeds of the model that is trained on the labels as they were before the flips."""
 
 
 def pool(data: Path) -> pl.DataFrame:
@@ -100,7 +104,7 @@ def opposed(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
     return {"planted": sampled.height, "found": found, "recall": found / sampled.height, "there_before": before.height, "neither_planted_nor_there_before": len(expected)}
 
 
-def noise(data: Path, folder: Path) -> dict[str, Any]:
+def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
     """A fifth of the labels of TruthfulQA pairs flipped: what goes, and what training on the rest is worth."""
     from assay.evaluate.evaluate import evaluate
     from assay.evaluate.load import suite_of
@@ -122,15 +126,17 @@ def noise(data: Path, folder: Path) -> dict[str, Any]:
     suite = suite_of("held out", held.with_columns(subset=pl.lit("all")))
     figures: dict[str, list[float]] = {}
     intervals: dict[str, list[list[float]]] = {}
-    for arm, table in (("noisy", noisy), ("cleaned", kept), ("clean labels", conform(fit))):
-        for seed in (0, 1, 2):
+    for seed in range(seeds):
+        for arm, table in (("noisy", noisy), ("cleaned", kept), *([("clean labels", conform(fit))] if seed < REFERENCE_SEEDS else [])):
             checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
             overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
             figures.setdefault(arm, []).append(overall["value"])
             intervals.setdefault(arm, []).append([overall["low"], overall["high"]])
             print(f"{arm}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
             length = overall["length"]
-    return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "longer_answer": length}
+    gain = np.subtract(figures["cleaned"], figures["noisy"])
+    half = stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / np.sqrt(seeds)
+    return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "gain": [gain.mean() - half, gain.mean(), gain.mean() + half], "longer_answer": length}
 
 
 def main() -> None:
@@ -139,9 +145,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     if args.noise:
-        figures = {"noise": noise(args.data, args.output)}
+        figures = {"noise": noise(args.data, args.output, args.seeds)}
     else:
         rows = pool(args.data)
         against = {f.parent.name: str(f) for f in sorted(args.data.glob("eval_*/pairs.parquet"))}

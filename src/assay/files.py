@@ -188,9 +188,14 @@ def claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = folder / ".started"
     if not started.is_file():
-        if any(folder.iterdir()) and _fingerprint_of(folder) is None:
-            raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
+        _refuse_foreign(folder)
         write_text(started, "a curation")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A ``..started.*`` is what a process leaves that was killed while it wrote ``.started``: no reason to refuse."""
+    if _fingerprint_of(folder) is None and any(not entry.name.startswith("..started.") for entry in folder.iterdir()):
+        raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
 
 
 def start_over(folder: Path, print_: str) -> None:
@@ -205,8 +210,8 @@ def start_over(folder: Path, print_: str) -> None:
     if started.is_file() and started.read_text() == print_:
         return
     if folder.exists():
-        if any(folder.iterdir()) and not started.is_file() and _fingerprint_of(folder) is None:
-            raise AssayError(f"{folder}: the folder is not empty and holds nothing of Assay's; give an empty or a new one")
+        if not started.is_file():
+            _refuse_foreign(folder)
         write_text(started, "emptying")  # so that a process killed here leaves a folder that is still known as Assay's
         for entry in folder.iterdir():
             if entry.name != started.name:

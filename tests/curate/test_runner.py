@@ -1,6 +1,8 @@
 """The runner: every row accounted for, and the same bytes however the work is cut up, ordered or interrupted."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +38,7 @@ from assay.curate.steps import (
 )
 from assay.engine import Engine
 from assay.errors import AssayError
-from assay.files import is_done, read_json, start_over
+from assay.files import claim, is_done, read_json, start_over
 from assay.pairs.schema import BOOKKEEPING, from_rows, pair_id, stack
 from conftest import pair
 from curate.conftest import (
@@ -650,6 +652,25 @@ def test_an_empty_folder_and_those_of_assay_are_taken(tmp_path: Path) -> None:
     assert lies_in(tmp_path / "done") == {".started": "b"}
     start_over(tmp_path / "some" / "new" / "one", "a")
     assert lies_in(tmp_path / "some" / "new" / "one") == {".started": "a"}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from assay import files
+Path.replace = lambda *_: os._exit(9)  # the process dies when the text is on disk but does not have its name yet
+files.{call}(Path(sys.argv[1]){more})
+"""
+
+
+@pytest.mark.parametrize(("call", "more"), [("start_over", ", 'a'"), ("claim", "")])
+def test_a_folder_whose_maker_was_killed_with_its_first_file_is_taken(call: str, more: str, tmp_path: Path) -> None:
+    died = subprocess.run([sys.executable, "-c", KILLED.format(call=call, more=more), str(tmp_path)])
+    assert died.returncode == 9
+    assert [p.name.startswith("..started.") for p in tmp_path.iterdir()] == [True]
+    claim(tmp_path)
+    start_over(tmp_path, "a")
+    assert lies_in(tmp_path) == {".started": "a"}
 
 
 @pytest.mark.parametrize("said", ["[]", "null", "3", '"x"', "{}", '{"fingerprint": null}', '{"fingerprint": "other"}'])
