@@ -126,17 +126,16 @@ def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
     suite = suite_of("held out", held.with_columns(subset=pl.lit("all")))
     figures: dict[str, list[float]] = {}
     intervals: dict[str, list[list[float]]] = {}
-    for seed in range(seeds):
-        for arm, table in (("noisy", noisy), ("cleaned", kept), *([("clean labels", conform(fit))] if seed < REFERENCE_SEEDS else [])):
-            checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
-            overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
-            figures.setdefault(arm, []).append(overall["value"])
-            intervals.setdefault(arm, []).append([overall["low"], overall["high"]])
-            print(f"{arm}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
-            length = overall["length"]
+    arms = [(arm, table, seed) for seed in range(seeds) for arm, table in (("noisy", noisy), ("cleaned", kept))]
+    for arm, table, seed in [*arms, *(("clean labels", conform(fit), seed) for seed in range(REFERENCE_SEEDS))]:
+        checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
+        overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
+        figures.setdefault(arm, []).append(overall["value"])
+        intervals.setdefault(arm, []).append([overall["low"], overall["high"]])
+        print(f"{arm}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
     gain = np.subtract(figures["cleaned"], figures["noisy"])
     half = stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / np.sqrt(seeds)
-    return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "gain": [gain.mean() - half, gain.mean(), gain.mean() + half], "longer_answer": length}
+    return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "gain": [gain.mean() - half, gain.mean(), gain.mean() + half], "longer_answer": overall["length"]}
 
 
 def main() -> None:
