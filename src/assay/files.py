@@ -10,12 +10,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError
@@ -96,7 +97,7 @@ class ParquetStream:
     def __init__(self, path: Path) -> None:
         self._target = atomic(path)
         self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pl.DataFrame] = []
+        self._waiting: list[pa.Table] = []
         self._rows = 0
 
     def __enter__(self) -> "ParquetStream":
@@ -105,17 +106,17 @@ class ParquetStream:
 
     def write(self, frame: pl.DataFrame) -> None:
         """Add rows; all frames have the same columns."""
-        self._waiting.append(frame)
+        self._waiting.append(_alone(frame.to_arrow()))
         self._rows += frame.height
         if self._rows >= ROW_GROUP:
-            whole = pl.concat(self._waiting)
-            full = whole.height // ROW_GROUP * ROW_GROUP
+            whole = pa.concat_tables(self._waiting)
+            full = whole.num_rows // ROW_GROUP * ROW_GROUP
             for start in range(0, full, ROW_GROUP):
                 self._group(whole.slice(start, ROW_GROUP))
-            self._waiting, self._rows = [whole.slice(full)], whole.height - full
+            self._waiting, self._rows = [whole.slice(full)], whole.num_rows - full
 
-    def _group(self, frame: pl.DataFrame) -> None:
-        table = frame.to_arrow().combine_chunks()
+    def _group(self, table: pa.Table) -> None:
+        table = table.combine_chunks()
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table, row_group_size=ROW_GROUP)
@@ -123,7 +124,7 @@ class ParquetStream:
     def __exit__(self, *error: Any) -> None:
         try:
             if error[0] is None and self._waiting and (self._rows or self._writer is None):
-                self._group(pl.concat(self._waiting))
+                self._group(pa.concat_tables(self._waiting))
             if self._writer is not None:
                 self._writer.close()
         except BaseException as late:
@@ -134,8 +135,13 @@ class ParquetStream:
         self._target.__exit__(*error)
 
 
-def read_parquet(path: Path) -> pl.DataFrame:
-    """Read a Parquet file that Assay wrote.
+def _alone(rows: pa.Table) -> pa.Table:
+    """The same rows, but if they were picked from far more, a copy: a few rows that wait would otherwise hold all the texts they were picked from."""
+    return rows.take(pa.array(range(rows.num_rows), pa.int64())) if rows.get_total_buffer_size() > 2 * rows.nbytes else rows
+
+
+def read_parquet(path: Path, without: Sequence[str] = ()) -> pl.DataFrame:
+    """Read a Parquet file that Assay wrote, but for the columns ``without``.
 
     Raises:
         AssayError: the file is missing or not Parquet.
@@ -143,7 +149,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise AssayError(f"{path}: no such file")
     try:
-        return pl.read_parquet(path, glob=False)
+        return pl.scan_parquet(path, glob=False).drop(without).collect()
     except Exception as error:
         raise AssayError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
 

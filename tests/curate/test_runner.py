@@ -467,7 +467,7 @@ def test_writing_that_is_interrupted_goes_on(output: int, tmp_path: Path, monkey
     expected = hashes(planted())
     calls.clear()
     with monkeypatch.context() as once:
-        once.setattr(runner.ParquetStream, "write", interrupted_method(runner.ParquetStream.write, 9 + output))
+        once.setattr(runner.ParquetStream, "write", interrupted_method(runner.ParquetStream.write, 8 * len(STEPS) + 9 + output))  # every step has written its verdicts, a shard at a time
         with pytest.raises(KeyboardInterrupt):
             curate(from_rows(planted()), STEPS, tmp_path, shards=8)
     assert not [p for p in tmp_path.iterdir() if p.is_file() and p.name != ".started"]

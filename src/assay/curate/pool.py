@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,15 @@ class Pool:
         return self._of(lambda i: _beside(self.shard(i)), list(FEATURES))
 
     def _of(self, file: Callable[[int], Path], names: list[str]) -> pl.DataFrame:
-        parts = [pl.read_parquet(file(i), columns=names) for i in range(len(self.sizes))]
-        return pl.concat(parts).insert_column(0, pl.arange(self.height, eager=True, dtype=pl.UInt32).alias("row"))
+        return pl.concat(self._parts(file, names))
+
+    def by_shard(self, *names: str) -> Iterator[pl.DataFrame]:
+        """``column``, a shard at a time."""
+        return self._parts(self.shard, list(names))
+
+    def _parts(self, file: Callable[[int], Path], names: list[str]) -> Iterator[pl.DataFrame]:
+        for i, (first, end) in enumerate(itertools.pairwise(self.first())):
+            yield pl.read_parquet(file(i), columns=names).insert_column(0, pl.arange(first, end, eager=True, dtype=pl.UInt32).alias("row"))
 
 
 def _beside(shard: Path) -> Path:

@@ -216,11 +216,12 @@ def judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> tuple
         rows = context.alive if step.only is None else context.alive.filter(pl.col("source").is_in(step.only))
         empty = pl.DataFrame(schema=VERDICT)
         verdicts = MODULES[step.kind].judge(rows, step, context).sort("row") if rows.height else empty
-        names = context.pool.column("id", "copy")
-        write_parquet(file, verdicts.join(names, on="row", how="left", maintain_order="left").select("id", "copy", pl.all().exclude("id", "copy")))
+        with ParquetStream(file) as stream:
+            for ids in context.pool.by_shard("id", "copy"):
+                stream.write(ids.join(verdicts, on="row", how="inner", maintain_order="left").select("id", "copy", *verdicts.columns))
         write_json(workdir / MANIFEST, {"fingerprint": print_, "step": step.model_dump(), "notes": context.notes})
         shutil.rmtree(workdir / "work", ignore_errors=True)
-    return read_parquet(file).drop("id", "copy"), read_json(workdir / MANIFEST)["notes"]
+    return read_parquet(file, without=("id", "copy")), read_json(workdir / MANIFEST)["notes"]
 
 
 def _apply(alive: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -58,16 +58,15 @@ def _message(item: Any, what: str) -> dict[str, str]:
     role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise Aside(f"broken roles: {what} has the role {role!r}, expected one of {', '.join(ROLES)}")
-    if isinstance(content, list):
-        content = _joined_parts(content, what)
+    if isinstance(content, list) and (content := text_of(content)) is None:
+        raise Aside(f"{what} has content that is not text")
     return {"role": role, "content": check_text(content, f"{what}.content")}
 
 
-def _joined_parts(parts: list[Any], what: str) -> str:
-    texts = [p.get("text") for p in parts if isinstance(p, dict) and p.get("type") == "text"]
-    if len(texts) != len(parts) or not all(isinstance(t, str) for t in texts):
-        raise Aside(f"{what} has content that is not text")
-    return "".join(t for t in texts if isinstance(t, str))
+def text_of(content: Any) -> str | None:
+    """The text of a message's content: a string, or parts of text joined; None if any of it is something else."""
+    parts: list[Any] = [part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content] if isinstance(content, list) else [content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
 def user_turn(text: Any, what: str = "prompt") -> Messages:

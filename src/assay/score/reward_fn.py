@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.pairs.messages import text_of
 from assay.score.scorer import load_scorer
 
 
@@ -48,13 +49,11 @@ def reward_fn(spec: str | Path, shape: str = "trl", **options: Any) -> Callable[
 def _turns(said: Any, role: str) -> list[dict[str, str]]:
     if isinstance(said, str):
         return [{"role": role, "content": said}]
-    return [{"role": m["role"], "content": _text(m)} for m in said]
+    return [_message(m) for m in said]
 
 
-def _text(message: dict[str, Any]) -> str:
-    """The content of a message, parts of text joined."""
-    content = message.get("content")
-    parts: list[Any] = [part.get("text") for part in content] if isinstance(content, list) else [content]
-    if not all(isinstance(part, str) for part in parts):
+def _message(message: dict[str, Any]) -> dict[str, str]:
+    content = text_of(message.get("content"))
+    if content is None:
         raise ValueError(f"a message of the role {message.get('role')!r} has a content that is not text")
-    return "".join(parts)
+    return {"role": message["role"], "content": content}

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from assay.pairs.messages import text_of
 from assay.serve.models import Answer, Models, Unfit
 
 Texts = str | list[str] | list[int] | list[list[int]]
@@ -102,7 +103,8 @@ def router(models: Models) -> APIRouter:
         answers = await models.conversations(request.model, [_turns(request.query, text) for text in request.documents])
         order = sorted(range(len(answers)), key=lambda i: -answers[i].reward)[: request.top_n or None]
         found = [{"index": i, "document": {"text": request.documents[i]}, "relevance_score": _activated(answers[i].reward, request.use_activation, request.activation)} for i in order]
-        return {"id": f"rerank-{uuid.uuid4().hex}", "model": models.named(request.model), "usage": {"total_tokens": sum(a.tokens for a in answers)}, "results": found}
+        tokens = sum(a.tokens for a in answers)
+        return {"id": f"rerank-{uuid.uuid4().hex}", "model": models.named(request.model), "usage": {"prompt_tokens": tokens, "total_tokens": tokens}, "results": found}
 
     return routes
 
@@ -124,11 +126,8 @@ async def _asked(models: Models, request: ClassifyRequest) -> list[Answer]:
 
 
 def _message(message: dict[str, Any], i: int) -> dict[str, str]:
-    role, content = message.get("role"), message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
-        content = "".join(text for text in texts if isinstance(text, str)) if all(isinstance(text, str) for text in texts) else None
-    if not isinstance(role, str) or not isinstance(content, str):
+    role, content = message.get("role"), text_of(message.get("content"))
+    if not isinstance(role, str) or content is None:
         raise Unfit(f"messages[{i}] is no message: it needs a role and a content of text")
     return {"role": role, "content": content}
 
