@@ -29,8 +29,6 @@ from assay.train.config import TrainConfig
 
 COLUMNS = ["source", "subset", "category", "prompt", "chosen", "rejected", "margin", "weight"]
 STEPS = 200
-REFERENCE_SEEDS = 3
-"""Seeds of the model that is trained on the labels as they were before the flips."""
 
 
 def pool(data: Path) -> pl.DataFrame:
@@ -119,7 +117,7 @@ def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
     turn = pl.Series([rng.random() < 0.2 for _ in range(fit.height)])
     noisy = conform(fit.with_columns(chosen=pl.when(turn).then("rejected").otherwise("chosen"), rejected=pl.when(turn).then("chosen").otherwise("rejected"), turned=turn))
     config = TrainConfig(model="minilm", max_length=96, max_steps=STEPS, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
-    done = curate(noisy, [agree.Config(folds=2, fit=config)], folder / "noise", fit=fitter())
+    done = curate(noisy, [agree.Config(folds=2, fit=config, margin="auto")], folder / "noise", fit=fitter())
     kept, dropped = done.kept(), read_parquet(done.folder / "dropped.parquet")
     rate = {name: float(t["turned"].mean() or 0) for name, t in (("kept", kept), ("dropped", dropped), ("all", noisy))}
     said_noise = done.manifest["accounts"][0]["notes"]["noise"]
@@ -127,7 +125,7 @@ def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
     figures: dict[str, list[float]] = {}
     intervals: dict[str, list[list[float]]] = {}
     arms = [(arm, table, seed) for seed in range(seeds) for arm, table in (("noisy", noisy), ("cleaned", kept))]
-    for arm, table, seed in [*arms, *(("clean labels", conform(fit), seed) for seed in range(REFERENCE_SEEDS))]:
+    for arm, table, seed in [*arms, ("clean labels", conform(fit), 0)]:
         checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
         overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
         figures.setdefault(arm, []).append(overall["value"])

@@ -93,6 +93,8 @@ def note_lines(notes: dict[str, Any]) -> list[str]:
     for source, noise in notes.get("noise", {}).items():
         low, high = noise["interval"]
         lines.append(f"{source}: {percent(noise['ranked_wrong'])} ranked wrong; estimated wrong labels {percent(noise['noise'])} ({percent(low)} to {percent(high)})")
+    for source, margin in notes.get("margins", {}).items():
+        lines.append(f"{source}: " + ("the judge is nowhere more often right than the labels, so all its rows stay" if margin is None else f"rows go from a margin of {margin:+.2f}, where the judge is more often right than the labels"))
     for source, found in notes.get("annotators_differ", {}).items():
         lines.append(f"{source}: annotators not of one mind on {percent(found['not_of_one_mind'])} of {found['rows']:,} rows")
     for source, probed in notes.items():

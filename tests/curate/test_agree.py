@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from assay.curate.runner import curate
@@ -14,6 +16,7 @@ from assay.curate.steps import agree, select
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
 from assay.score.sides import sides
+from assay.tables import note_lines
 from conftest import pair
 
 from .conftest import Outcome, Rows, Run
@@ -226,6 +229,85 @@ def test_noise_looks_at_the_surest_fifth_alone() -> None:
     table = pl.DataFrame({"row": range(100), "source": ["s"] * 100, "difference": [-0.01] * 80 + [1.0] * 19 + [-1.0]})
     found = agree.noise(table)["s"]
     assert (found["ranked_wrong"], found["noise"]) == (0.81, 0.05)
+
+
+def judged(n: int, noise: float, seed: int = 0, skill: float = 2.0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Margins against the labels of a judge that is right with the probability sigmoid(skill x size), and which labels are wrong."""
+    rng = np.random.default_rng(seed)
+    size = np.abs(rng.normal(0, 1.5, n))
+    right = rng.random(n) < 1 / (1 + np.exp(-skill * size))
+    wrong = rng.random(n) < noise
+    return np.where(right != wrong, size, -size), wrong
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4])
+def test_least_margin_is_where_the_judge_becomes_more_often_right_than_the_labels(noise: float) -> None:
+    true = np.log((1 - noise) / noise) / 2
+    for seed in range(5):
+        margins, wrong = judged(20_000, noise, seed)
+        least = agree.least_margin(margins)
+        assert least < 0
+        sizes = np.sort(np.abs(margins))
+        a_tenth = len(margins) // 10
+        assert abs(int(np.searchsorted(sizes, -least)) - int(np.searchsorted(sizes, true))) <= 2 * a_tenth
+        assert wrong[margins <= least].mean() > 0.6
+
+
+def test_least_margin_leaves_right_labels_alone() -> None:
+    margins, _ = judged(20_000, 0.0)
+    assert (margins <= agree.least_margin(margins)).mean() < 0.005
+    assert (margins <= 0).mean() > 0.15
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.4])
+def test_a_judge_that_guesses_is_never_believed(noise: float) -> None:
+    assert sum(np.isfinite(agree.least_margin(judged(2_000, noise, seed, skill=0.0)[0])) for seed in range(40)) <= 4  # 2.5% of 40 are expected
+
+
+def test_least_margin_of_few_rows_or_of_labels_that_are_mostly_wrong() -> None:
+    assert agree.least_margin(judged(99, 0.2)[0]) == -np.inf
+    assert agree.least_margin(np.array([])) == -np.inf
+    assert agree.least_margin(judged(1_000, 0.8)[0]) == -np.inf
+    assert agree.least_margin(np.ones(1_000)) == -np.inf
+
+
+def test_margin_auto_is_found_for_each_source(tmp_path: Path) -> None:
+    rows, wrong = [], set()
+    for source, noise, n in (("clean", 0.0, 2_000), ("few", 0.3, 60), ("noisy", 0.3, 2_000)):
+        margins, turned = judged(n, noise, skill=3.0)
+        rows += [pair(f"{source} {i}", "yes", "no", source=source, tag=f"{source} {i}", better=float(m), worse=0.0) for i, m in enumerate(margins)]
+        wrong |= {f"{source} {i}" for i in np.flatnonzero(turned)}
+    done = curate(from_rows(rows), [by_columns(margin="auto")], tmp_path / "c")
+    notes = done.manifest["accounts"][0]["notes"]
+    assert list(notes["margins"]) == ["clean", "few", "noisy"]
+    assert notes["margins"]["few"] is None
+    dropped = pl.read_parquet(tmp_path / "c" / "dropped.parquet")
+    assert set(dropped["source"]) <= {"clean", "noisy"}
+    assert (dropped["source"] == "clean").sum() < 20
+    noisy_rows = dropped.filter(source="noisy")
+    assert noisy_rows["tag"].is_in(wrong).mean() > 0.8
+    assert noisy_rows.filter(pl.col("tag").is_in(wrong)).height > 0.7 * sum(t.startswith("noisy") for t in wrong)
+    assert -0.3 < noisy_rows["better"].max() <= notes["margins"]["noisy"]
+    assert any("few: the judge is nowhere more often right" in line for line in note_lines(notes))
+    assert any(f"noisy: rows go from a margin of {notes['margins']['noisy']:+.2f}" in line for line in note_lines(notes))
+    close = pl.read_parquet(tmp_path / "c" / "steps" / "01-agree" / "verdicts.parquet")["close"]
+    assert close.is_null().sum() >= 60
+    assert close.is_finite().all()
+
+
+def test_margin_auto_of_several_judges(run: Run, tmp_path: Path) -> None:
+    """Each has a margin of its own; two that say the same in other units drop what one does."""
+    margins, _ = judged(1_000, 0.3, skill=3.0)
+    rows = [pair(f"q {i}", "yes", "no", tag=str(i), better=float(m), worse=0.0) for i, m in enumerate(margins)]
+    one = run(rows, by_columns(margin="auto"))
+    unit = {"a": 1.0, "b": 100.0}
+
+    def judge(spec: str, pairs: pl.DataFrame) -> pl.DataFrame:
+        return pairs.select(chosen_score=pl.col("better") * unit[spec], rejected_score=pl.lit(0.0))
+
+    both = curate(from_rows(rows), [agree.Config(scorers=["a", "b"], margin="auto")], tmp_path / "both", score=judge)
+    assert set(both.kept()["tag"]) == one.kept
+    assert 0 < len(one.gone) < 400
 
 
 def test_votes_tell_how_often_annotators_differ(tmp_path: Path) -> None:

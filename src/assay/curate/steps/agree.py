@@ -6,6 +6,9 @@ folds, and each fold is judged by a model trained on the others. With ``train_on
 the sources that are not judged, as the paper does for its adversarial safety pairs. With ``scorers`` nothing is trained: any scorers judge (a checkpoint,
 `rule:length`), or ``columns`` that hold the scores of one that ran elsewhere.
 
+A judge that errs more often than the labels do throws away more than it mends: small models trained on what it keeps do no better than on everything. With ``margin: auto`` a row goes only
+if, at margins of its size, the judge is more often right than the labels of its source, which the judge's agreement with them tells (``least_margin``).
+
 The step's account estimates by source how many labels are wrong: the share ranked wrong among the fifth of the rows the judge is surest of, where a
 fit judge hardly errs by itself; with a weak judge it is an upper bound. Where ``votes`` names columns with annotators' votes, it says how often they differed.
 
@@ -15,7 +18,9 @@ so that a later ``select`` can rank by them. Of several scorers each is divided 
 
 from typing import Any, Literal, Self
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from assay.curate.step import Context, StepConfig, verdicts
@@ -25,6 +30,8 @@ from assay.train.config import TrainConfig
 
 SUREST = 0.2
 """Share of the rows, by size of the margin, on which noise is estimated."""
+LEAST = 100
+"""Rows that a source must have for a margin of its own."""
 
 
 class Config(StepConfig):
@@ -41,8 +48,8 @@ class Config(StepConfig):
     """Two columns that hold the scores of chosen and rejected already; nothing is trained or run."""
     need: Literal["all", "majority", "any"] = "majority"
     """How many of several scorers must rank a row right (more than half for `majority`)."""
-    margin: float = 0.0
-    """A row is ranked right if reward(chosen) - reward(rejected) is above this."""
+    margin: float | Literal["auto"] = 0.0
+    """A row is ranked right if reward(chosen) - reward(rejected) is above this. `auto`: found for each source, so that only rows go on which the judge is more often right than the label."""
     action: Literal["drop", "flip", "keep"] = "drop"
     """What becomes of a row that is ranked wrong: it goes, or (beyond `flip_below`) its answers change places, or it only gets the columns."""
     flip_below: float = 0.0
@@ -73,7 +80,10 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         agree_mean=(pl.col("chosen_score") + pl.col("rejected_score")) / 2,
         agree_margin=pl.when("turn").then(-difference).otherwise(difference),
     )
-    context.notes["noise"] = noise(rows.join(marked.select("row", "difference"), on="row"))
+    by_source = rows.select("row", pl.col("source").fill_null("(none)")).join(marked.select("row", "difference", "least"), on="row")
+    context.notes["noise"] = noise(by_source)
+    if config.margin == "auto":
+        context.notes["margins"] = {source: least if np.isfinite(least) else None for source, least in by_source.group_by("source").agg(pl.col("least").first()).sort("source").iter_rows()}
     if config.votes:
         context.notes["annotators_differ"] = _votes(rows, config.votes, context)
     who = "a model trained on the others says" if not (config.scorers or config.columns) else "the judge says" if count == 1 else f"{{}} of {count} judges agree,"
@@ -85,13 +95,13 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         score=pl.col("difference"),
         because_of=pl.col("judged_by"),
         flip=pl.col("turn"),
-        close=(pl.col("difference") - config.margin).abs(),
+        close=pl.when(pl.col("least").is_finite()).then((pl.col("difference") - pl.col("least")).abs()),
         more=["agree_chosen", "agree_rejected", "agree_mean", "agree_margin"],
     )
 
 
 def _scored(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
-    """row, chosen_score, rejected_score, ranked_right (by how many judges), judged_by."""
+    """row, chosen_score, rejected_score, ranked_right (by how many judges), least (the margin that a row must exceed), judged_by."""
     if config.columns:
         by_columns = context.numeric(context.numeric(rows, config.columns[0], "agree"), config.columns[1], "agree")
         chosen, rejected = config.columns
@@ -99,7 +109,7 @@ def _scored(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFram
         table = by_columns.select(
             "row", chosen_score=pl.when(turned).then(rejected).otherwise(chosen), rejected_score=pl.when(turned).then(chosen).otherwise(rejected), judged_by=pl.lit(f"{chosen} and {rejected}")
         )
-        return _one(table.drop_nulls(), config.margin)
+        return _one(table.drop_nulls(), rows, config)
     if config.scorers:
         if context.score is None:
             raise AssayError('step `agree` runs scorers: pip install "assay[train]"')
@@ -108,25 +118,54 @@ def _scored(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFram
         for spec in config.scorers:
             context.say(f"agree: {spec} judges {rows.height:,} pairs")
             each.append(rows.select("row").hstack(context.score(spec, pairs)).with_columns(judged_by=pl.lit(spec)))
-        return _one(each[0], config.margin) if len(each) == 1 else _several(each, config)
-    return _one(_trained(rows, config, context), config.margin)
+        ranked = [_one(table, rows, config) for table in each]
+        return ranked[0] if len(ranked) == 1 else _several(ranked, config)
+    return _one(_trained(rows, config, context), rows, config)
 
 
-def _one(table: pl.DataFrame, margin: float) -> pl.DataFrame:
+def _one(table: pl.DataFrame, rows: pl.DataFrame, config: Config) -> pl.DataFrame:
     difference = pl.col("chosen_score") - pl.col("rejected_score")
     if not table.select(difference.is_finite().all()).item():
         raise AssayError("step `agree`: the judge gave scores that are not finite; if it was trained here its training diverged: lower curate.agree.fit.learning_rate")
-    return table.with_columns(ranked_right=(difference > margin).cast(pl.Int64))
+    if config.margin == "auto":
+        by_source = table.join(rows.select("row", pl.col("source").fill_null("(none)")), on="row", maintain_order="left").with_columns(margin=difference)
+        found = {source: least_margin(part["margin"].to_numpy()) for (source,), part in by_source.group_by("source")}
+        table = table.with_columns(least=by_source["source"].replace_strict(found, return_dtype=pl.Float64))
+    else:
+        table = table.with_columns(least=pl.lit(config.margin, pl.Float64))
+    return table.with_columns(ranked_right=(difference > pl.col("least")).cast(pl.Int64))
+
+
+def least_margin(margins: NDArray[np.floating]) -> float:
+    """The margin at or below which a row's label is worth less than the judge's word; minus infinity if there is none.
+
+    Of the labels a share e is wrong (estimated as in ``noise``), whatever the margin. A judge that is right with probability q agrees with a label with probability g = q(1 - e) + (1 - q)e, so it is more
+    often right than the labels (q > 1 - e) where g > (1 - e)² + e². g is measured on tenths of the rows, by the size of the margin; the judge is believed from the first tenth on from which all lie above.
+
+    Args:
+        margins: shape [n], reward(chosen) - reward(rejected) by a judge that has not seen the rows. Of fewer than 100 nothing is concluded.
+    """
+    if len(margins) < LEAST:
+        return -np.inf
+    order = np.argsort(np.abs(margins), kind="stable")
+    right = margins[order] >= 0
+    surest = right[-round(SUREST * len(right)) :]
+    wrong = 1 - surest.mean()
+    if wilson(int((~surest).sum()), len(surest))[1] >= 0.5:  # who guesses, the judge or the labels, cannot be told
+        return -np.inf
+    tenths = np.array_split(np.arange(len(right)), 10)
+    doubtful = [i for i, tenth in enumerate(tenths) if right[tenth].mean() <= (1 - wrong) ** 2 + wrong**2]
+    believed = doubtful[-1] + 1 if doubtful else 0
+    return -np.inf if believed == len(tenths) else -float(np.abs(margins[order[tenths[believed][0]]]))
 
 
 def _several(each: list[pl.DataFrame], config: Config) -> pl.DataFrame:
     """Judges on one scale: every one's scores divided by the spread of its margins."""
     scaled = []
-    for table in each:
-        one = _one(table, config.margin)
+    for one in each:
         spread: Any = (one["chosen_score"] - one["rejected_score"]).std() or 1.0
-        scaled.append(one.with_columns(pl.col("chosen_score", "rejected_score") / spread))
-    sums = {c: sum((t[c] for t in scaled[1:]), start=scaled[0][c]) for c in ("chosen_score", "rejected_score", "ranked_right")}
+        scaled.append(one.with_columns(pl.col("chosen_score", "rejected_score", "least") / spread))
+    sums = {c: sum((t[c] for t in scaled[1:]), start=scaled[0][c]) for c in ("chosen_score", "rejected_score", "ranked_right", "least")}
     mean = each[0].select("row").with_columns(**{c: s if c == "ranked_right" else s / len(each) for c, s in sums.items()})
     return mean.with_columns(judged_by=pl.lit(", ".join(config.scorers)))
 
@@ -162,7 +201,7 @@ def _by_model(seen: pl.DataFrame, judged: pl.DataFrame, name: str, config: Confi
 def noise(judged: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """By source: rows, the share ranked wrong, and the estimated share of wrong labels with its 95% interval (Wilson)."""
     found = {}
-    for (source,), part in judged.with_columns(pl.col("source").fill_null("(none)")).sort("source").group_by("source", maintain_order=True):
+    for (source,), part in judged.sort("source").group_by("source", maintain_order=True):
         surest = part.sort(pl.col("difference").abs(), "row", descending=[True, False]).head(max(1, round(SUREST * part.height)))
         wrong = int((surest["difference"] < 0).sum())
         low, high = wilson(wrong, surest.height)
