@@ -77,17 +77,16 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     if config.per_source:
         group = pl.concat_str(group, pl.lit(" of "), pl.col("source").fill_null("(no source)"))
     offset = pl.col("source").replace_strict(config.offsets, default=0.0, return_dtype=pl.Float64) if config.offsets else pl.lit(0.0)
-    scored = context.numeric(rows, config.by, "select").select("row", group=group, share=share, count=count, adjusted=pl.col(config.by) + offset)
+    ranked = context.numeric(rows, config.by, "select").select("row", group=group, share=share, count=count, adjusted=pl.col(config.by) + offset)
     order = pl.col("adjusted") if config.lowest else -pl.col("adjusted")
     if config.clusters is not None:
-        scored = scored.join(clusters(rows, config.clusters, config.embedding, context), on="row", how="left", maintain_order="left")
-        scored = scored.with_columns(turn=order.rank("ordinal").over("group", "cluster"))
+        ranked = ranked.join(clusters(rows, config.clusters, config.embedding, context), on="row", how="left", maintain_order="left")
+        ranked = ranked.with_columns(turn=order.rank("ordinal").over("group", "cluster"))
     else:
-        scored = scored.with_columns(turn=pl.lit(0))
-    ranked = scored.with_columns(order=order).sort("group", "turn", "order", "row", nulls_last=True)
-    ranked = ranked.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"), size=pl.len().over("group")).with_columns(
-        quota=pl.coalesce("count", (pl.col("share") * pl.col("size") + 0.5 + 1e-9).floor().cast(pl.Int64))
-    )
+        ranked = ranked.with_columns(turn=pl.lit(0))
+    ranked = ranked.with_columns(order=order).sort("group", "turn", "order", "row", nulls_last=True)
+    ranked = ranked.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"), size=pl.len().over("group")).drop("turn", "order").sort("row")
+    ranked = ranked.with_columns(quota=pl.coalesce("count", (pl.col("share") * pl.col("size") + 0.5 + 1e-9).floor().cast(pl.Int64))).drop("share", "count")
     reason = pl.format("rank {} of {} in {}, {} stay", "rank", "size", "group", pl.min_horizontal("quota", "size"))
     off = (pl.col("rank") - pl.col("quota") - 0.5).abs()
     return verdicts(ranked, keep=pl.col("rank") <= pl.col("quota"), reason=reason, score=pl.col("adjusted"), close=off / pl.col("size"))
