@@ -1,10 +1,10 @@
 """Planted truth on real text: how much of what was planted the curation finds, and how much else it takes.
 
-    python benchmarks/planted.py DATA -o FOLDER [--noise] [--seeds 3]      DATA holds train_*/pairs.parquet and eval_*/pairs.parquet
+    python benchmarks/planted.py DATA -o FOLDER [--noise] [--seeds 6] [--steps 60]      DATA holds train_*/pairs.parquet and eval_*/pairs.parquet
 
 Near duplicates (copies of real prompts with one edit in about thirty words), contradictions (pairs with their answers exchanged), benchmark prompts (verbatim, re-wrapped,
-embedded, paraphrased), and with --noise a fifth of the labels flipped, MiniLM as the judge, and what training on the cleaned set is worth (a quarter of an hour for three
-seeds on two cores that compute in bf16). A row that goes without having been planted counts as wrong unless a plain twin of the step, written with sets of words, says the same of it.
+embedded, paraphrased), and with --noise a fifth of the labels flipped, MiniLM as the judge, and what training on the cleaned set is worth (an hour on two
+slow cores). A row that goes without having been planted counts as wrong unless a plain twin of the step, written with sets of words, says the same of it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from assay.pairs.schema import conform, prompt_id, stack
 from assay.train.config import TrainConfig
 
 COLUMNS = ["source", "subset", "category", "prompt", "chosen", "rejected", "margin", "weight"]
-STEPS = 200
+JUDGE_STEPS = 200
 
 
 def pool(data: Path) -> pl.DataFrame:
@@ -102,8 +102,8 @@ def opposed(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
     return {"planted": sampled.height, "found": found, "recall": found / sampled.height, "there_before": before.height, "neither_planted_nor_there_before": len(expected)}
 
 
-def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
-    """A fifth of the labels of TruthfulQA pairs flipped: what goes, and what training on the rest is worth."""
+def noise(data: Path, folder: Path, seeds: int, steps: int) -> dict[str, Any]:
+    """A fifth of the labels of TruthfulQA pairs flipped: what goes by either margin of ``agree``, and what training on the rest is worth."""
     from assay.evaluate.evaluate import evaluate
     from assay.evaluate.load import suite_of
     from assay.score.scorer import load_scorer
@@ -116,24 +116,29 @@ def noise(data: Path, folder: Path, seeds: int) -> dict[str, Any]:
     rng = random.Random(0)
     turn = pl.Series([rng.random() < 0.2 for _ in range(fit.height)])
     noisy = conform(fit.with_columns(chosen=pl.when(turn).then("rejected").otherwise("chosen"), rejected=pl.when(turn).then("chosen").otherwise("rejected"), turned=turn))
-    config = TrainConfig(model="minilm", max_length=96, max_steps=STEPS, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
-    done = curate(noisy, [agree.Config(folds=2, fit=config, margin="auto")], folder / "noise", fit=fitter())
-    kept, dropped = done.kept(), read_parquet(done.folder / "dropped.parquet")
-    rate = {name: float(t["turned"].mean() or 0) for name, t in (("kept", kept), ("dropped", dropped), ("all", noisy))}
-    said_noise = done.manifest["accounts"][0]["notes"]["noise"]
+    config = TrainConfig(model="minilm", max_length=96, max_steps=JUDGE_STEPS, batch_size=32, learning_rate=1e-4, warmup=0.1, validation=0.0)
+    judged = curate(noisy, [agree.Config(folds=2, fit=config, action="keep")], folder / "judged", fit=fitter())
+    scored = judged.kept().rename({"agree_chosen": "better", "agree_rejected": "worse"}).drop("agree_mean", "agree_margin", "row_id", "row_copy")
+    sets, flipped = {"noisy": noisy}, {}
+    for name, margin in (("cleaned, margin 0", 0.0), ("cleaned, margin auto", "auto")):
+        done = curate(conform(scored), [agree.Config(columns=("better", "worse"), margin=margin)], folder / name)
+        sets[name], dropped = done.kept(), read_parquet(done.folder / "dropped.parquet")
+        kept = float(sets[name]["turned"].mean() or 0)
+        flipped[name] = {"dropped": dropped.height, "of_dropped": float(dropped["turned"].mean() or 0), "of_kept": kept, "times_as_likely": float(dropped["turned"].mean() or 0) / kept}
     suite = suite_of("held out", held.with_columns(subset=pl.lit("all")))
-    figures: dict[str, list[float]] = {}
-    intervals: dict[str, list[list[float]]] = {}
-    arms = [(arm, table, seed) for seed in range(seeds) for arm, table in (("noisy", noisy), ("cleaned", kept))]
-    for arm, table, seed in [*arms, ("clean labels", conform(fit), 0)]:
-        checkpoint = train(table.drop("row_id", "row_copy", strict=False), config.model_copy(update={"seed": seed}), folder / "train" / f"{arm}-{seed}")
+    accuracy: dict[str, list[float]] = {}
+    arms = [(name, table, seed) for seed in range(seeds) for name, table in sets.items()]
+    for name, table, seed in [*arms, ("clean labels", conform(fit), 0)]:
+        checkpoint = train(table.select("id", *COLUMNS), config.model_copy(update={"seed": seed, "max_steps": steps}), folder / "train" / f"{name}, {steps} steps, seed {seed}")
         overall = evaluate(load_scorer(checkpoint), [suite])["suites"]["held out"]["overall"]
-        figures.setdefault(arm, []).append(overall["value"])
-        intervals.setdefault(arm, []).append([overall["low"], overall["high"]])
-        print(f"{arm}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
-    gain = np.subtract(figures["cleaned"], figures["noisy"])
-    half = stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / np.sqrt(seeds)
-    return {"rows": noisy.height, "held_out": held.height, "flipped": rate, "times_as_likely": rate["dropped"] / rate["kept"], "dropped": dropped.height, "estimated_noise": said_noise, "accuracy": figures, "intervals": intervals, "gain": [gain.mean() - half, gain.mean(), gain.mean() + half], "longer_answer": overall["length"]}
+        accuracy.setdefault(name, []).append(overall["value"])
+        print(f"{name}, seed {seed}: {overall['value']:.3f} {overall['low']:.3f} {overall['high']:.3f}", flush=True)
+    gains = {name: np.subtract(accuracy[name], accuracy["noisy"]) for name in flipped}
+    half = {name: stats.t.ppf(0.975, seeds - 1) * gain.std(ddof=1) / np.sqrt(seeds) for name, gain in gains.items()}
+    return {
+        "rows": noisy.height, "held_out": held.height, "flipped": flipped, "estimated": judged.manifest["accounts"][0]["notes"]["noise"], "longer_answer": overall["length"], "accuracy": accuracy,
+        "gain": {name: [gain.mean() - half[name], gain.mean(), gain.mean() + half[name]] for name, gain in gains.items()},
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -142,10 +147,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--noise", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     if args.noise:
-        figures = {"noise": noise(args.data, args.output, args.seeds)}
+        figures = {"noise": noise(args.data, args.output, args.seeds, args.steps)}
     else:
         rows = pool(args.data)
         against = {f.parent.name: str(f) for f in sorted(args.data.glob("eval_*/pairs.parquet"))}
