@@ -6,8 +6,8 @@ folds, and each fold is judged by a model trained on the others. With ``train_on
 the sources that are not judged, as the paper does for its adversarial safety pairs. With ``scorers`` nothing is trained: any scorers judge (a checkpoint,
 `rule:length`), or ``columns`` that hold the scores of one that ran elsewhere.
 
-A judge that errs more often than the labels do throws away more than it mends: small models trained on what it keeps do no better than on everything. With ``margin: auto`` a row goes only
-if, at margins of its size, the judge is more often right than the labels of its source, which the judge's agreement with them tells (``least_margin``).
+Of the rows that a judge ranks wrong, more are right than wrong where it errs more often than the labels do. With ``margin: auto`` a row goes only if, at margins of its size, the judge is more
+often right than the labels of its source, which its agreement with them tells (``least_margin``).
 
 The step's account estimates by source how many labels are wrong: the share ranked wrong among the fifth of the rows the judge is surest of, where a
 fit judge hardly errs by itself; with a weak judge it is an upper bound. Where ``votes`` names columns with annotators' votes, it says how often they differed.
