@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from assay.errors import AssayError
 from assay.files import sha256_file, write_parquet
+from assay.train import train as module
 from assay.train.config import TrainConfig
 from assay.train.examples import split
 from assay.train.train import read_manifest, train
@@ -103,6 +105,25 @@ from assay.train.config import TrainConfig
 from assay.train.train import train
 train(read_parquet(Path(sys.argv[1])), TrainConfig.model_validate_json(sys.argv[2]), Path(sys.argv[3]))
 """
+
+
+@pytest.mark.parametrize("more", [{}, {"evaluate_every": 5, "keep_best": True}])
+def test_killed_between_the_last_step_and_the_end(more: dict[str, Any], tiny_encoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint is in the midst of an epoch, where the Trainer would take a step more."""
+    pairs, settings = make_pairs(120), config(tiny_encoder, max_steps=10, save_every=5, **more)
+    whole = train(pairs, settings, tmp_path / "whole")
+    with monkeypatch.context() as once:
+        once.setattr(module, "_finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(pairs, settings, tmp_path / "killed")
+    assert (tmp_path / "killed" / "work" / "checkpoint-10").is_dir()
+    killed = train(pairs, settings, tmp_path / "killed")
+    assert sha256_file(killed / "model.safetensors") == sha256_file(whole / "model.safetensors")
+    assert [m["step"] for m in read_manifest(tmp_path / "killed")["metrics"]] == [m["step"] for m in read_manifest(tmp_path / "whole")["metrics"]]
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

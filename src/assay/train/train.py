@@ -81,7 +81,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     trainer = RewardTrainer(reward_model, network, examples, held_out, config, precision, work, callbacks(config, work, held_out.height > 0, more), steps)
     if processes.device.type == "cpu":
         keep_freed()
-    start = last_complete(work, keep=not processes.is_main_process)
+    start = last_complete(work, steps, keep=not processes.is_main_process)
     try:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except RuntimeError as error:

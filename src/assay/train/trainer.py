@@ -310,12 +310,15 @@ class MarkComplete(TrainerCallback):
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, f'{{"step": {state.global_step}}}\n')
 
 
-def last_complete(folder: Path, *, keep: bool = False) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed, unless another process does so (``keep``)."""
+def last_complete(folder: Path, steps: int, *, keep: bool = False) -> Path | None:
+    """The newest checkpoint that was written to its end and after which there is a step to go; others are removed, unless another process does so (``keep``).
+
+    From one of the last of all ``steps`` the Trainer would go on beyond it, where that is not the end of an epoch.
+    """
     best: tuple[int, Path] | None = None
     for path in folder.glob("checkpoint-*"):
         step = int(path.name.rsplit("-", 1)[1])
-        if not (path / COMPLETE).is_file():
+        if not (path / COMPLETE).is_file() or step >= steps:
             if not keep:
                 shutil.rmtree(path)
         elif best is None or step > best[0]:
