@@ -311,9 +311,9 @@ class MarkComplete(TrainerCallback):
 
 
 def last_complete(folder: Path, steps: int, *, keep: bool = False) -> Path | None:
-    """The newest checkpoint that was written to its end and after which there is a step to go; others are removed, unless another process does so (``keep``).
+    """The newest checkpoint that was written to its end and after which there is a step to go; half-written ones and that of the last step are removed, unless another process does so (``keep``).
 
-    From one of the last of all ``steps`` the Trainer would go on beyond it, where that is not the end of an epoch.
+    From the last of all ``steps`` the Trainer would take one more, where it is not the end of an epoch.
     """
     best: tuple[int, Path] | None = None
     for path in folder.glob("checkpoint-*"):

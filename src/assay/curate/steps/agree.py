@@ -80,7 +80,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         agree_mean=(pl.col("chosen_score") + pl.col("rejected_score")) / 2,
         agree_margin=pl.when("turn").then(-difference).otherwise(difference),
     )
-    by_source = rows.select("row", pl.col("source").fill_null("(none)")).join(marked.select("row", "difference", "least"), on="row")
+    by_source = _sources(rows).join(marked.select("row", "difference", "least"), on="row")
     context.notes["noise"] = noise(by_source)
     if config.margin == "auto":
         context.notes["margins"] = {source: least if np.isfinite(least) else None for source, least in by_source.group_by("source").agg(pl.col("least").first()).sort("source").iter_rows()}
@@ -128,12 +128,17 @@ def _one(table: pl.DataFrame, rows: pl.DataFrame, config: Config) -> pl.DataFram
     if not table.select(difference.is_finite().all()).item():
         raise AssayError("step `agree`: the judge gave scores that are not finite; if it was trained here its training diverged: lower curate.agree.fit.learning_rate")
     if config.margin == "auto":
-        by_source = table.join(rows.select("row", pl.col("source").fill_null("(none)")), on="row", maintain_order="left").with_columns(margin=difference)
+        by_source = table.join(_sources(rows), on="row", maintain_order="left").with_columns(margin=difference)
         found = {source: least_margin(part["margin"].to_numpy()) for (source,), part in by_source.group_by("source")}
         table = table.with_columns(least=by_source["source"].replace_strict(found, return_dtype=pl.Float64))
     else:
         table = table.with_columns(least=pl.lit(config.margin, pl.Float64))
     return table.with_columns(ranked_right=(difference > pl.col("least")).cast(pl.Int64))
+
+
+def _sources(rows: pl.DataFrame) -> pl.DataFrame:
+    """row, source, as the account names it."""
+    return rows.select("row", pl.col("source").fill_null("(none)"))
 
 
 def least_margin(margins: NDArray[np.floating]) -> float:
