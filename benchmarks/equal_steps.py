@@ -2,7 +2,7 @@
 
     python benchmarks/equal_steps.py PAIRS -o FOLDER [--model minilm] [--seeds 3] [--steps 60]         prints a Markdown table
 
-The batches differ, since each has its own way to order the pairs; everything else is the same (AdamW, cosine, learning rate, first head by seed). A fifth of the prompts is the test.
+The batches differ, since each has its own way to order the pairs; everything else is the same (precision, AdamW, cosine, learning rate, first head by seed). A fifth of the prompts is the test.
 """
 
 import argparse
@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from assay.model.backbones import locate
 from assay.model.checkpoint import load
-from assay.model.reward_model import RewardModel, from_backbone
+from assay.model.reward_model import RewardModel, from_backbone, precision_of
 from assay.pairs.read import read
 from assay.train.config import TrainConfig
 from assay.train.examples import split
@@ -34,6 +35,7 @@ def by_trl(seen: list[tuple[list[int], list[int]]], reward_model: RewardModel, s
         settings = RewardConfig(
             output_dir=folder, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, lr_scheduler_type="cosine", warmup_steps=round(WARMUP * steps), weight_decay=DECAY,
             max_length=LENGTH, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, gradient_checkpointing=False, seed=seed,
+            bf16=precision_of("auto", torch.device("cpu")) == "bf16",
         )
         RewardTrainer(model=reward_model.model, args=settings, train_dataset=Dataset.from_dict({"chosen_ids": [c for c, _ in seen], "rejected_ids": [r for _, r in seen]}), processing_class=tokenizer).train()
 
