@@ -13,11 +13,12 @@ from transformers import TrainerCallback
 
 from assay.allocator import keep_freed
 from assay.errors import AssayError
-from assay.evaluate.calibration import temperature
+from assay.evaluate.calibration import sure_temperature
 from assay.evaluate.contamination import write_hashes
-from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_text
+from assay.files import MANIFEST, fingerprint, is_done, read_json, sha256_file, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
+from assay.model.contract import FILE as CONTRACT
 from assay.model.network import Network, layout_for, use_attention
 from assay.model.reward_model import RewardModel, from_backbone, precision_of
 from assay.pairs.messages import Aside
@@ -56,7 +57,10 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
         AssayError: there is nothing to train on, the backbone cannot be loaded or cannot do what is asked for, a loss is no number, or memory ran out.
     """
     result, work = folder / "checkpoint", folder / "work"
-    print_ = fingerprint(rows.select(pl.col(r"^(id|weight|margin|attr_.*)$")).rows(), config.model_dump(), name)
+    source = locate(config.model)
+    contract = Path(source) / CONTRACT  # of a checkpoint that was trained anew there is another
+    begun = [sha256_file(contract)] if contract.is_file() else []
+    print_ = fingerprint(rows.select(pl.col(r"^(id|weight|margin|attr_.*)$")).rows(), config.model_dump(), name, *begun)
     processes = PartialState(cpu=not torch.cuda.is_available())
     if config.fsdp and processes.num_processes == 1:
         raise AssayError("train.fsdp shares the weights out among processes, but there is one; start several with `torchrun --nproc_per_node N -m assay.cli train ...`")
@@ -71,7 +75,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
         start_over(work, print_)
     processes.wait_for_everyone()
     precision = precision_of(config.precision, processes.device)
-    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
+    reward_model = from_backbone(source, config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
     steps = steps_for(seen.height, config)
     network, adapted = networked(reward_model, config)
@@ -136,7 +140,7 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     adapted = None
     if config.lora:
         try:
-            adapted = adapt(model, **config.lora.model_dump(exclude={"bits"}))
+            adapted = adapt(model, reward_model.drawn, **config.lora.model_dump(exclude={"bits"}))
         except ValueError as error:
             raise AssayError(f"train.lora: {error}") from None
     return Network(model, reward_model.tokenizer.pad_token_id, layout, flex=config.attention == "flex_attention"), adapted
@@ -169,7 +173,7 @@ def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainCo
     if len(chosen):
         manifest["accuracy"] = float((chosen > rejected).mean())
         manifest["ties"] = int((chosen == rejected).sum())
-        found["temperature"] = temperature(chosen - rejected)
+        found["temperature"] = sure_temperature(chosen - rejected)
         if not config.attributes:
             found["length_slope"] = length_slope(held_out, chosen - rejected)
     return found
