@@ -25,6 +25,8 @@ class Example:
     answers: tuple[list[int], ...]
     weight: float = 1.0
     margin: float = 0.0
+    lengths: tuple[int, ...] = ()
+    """Characters of each answer."""
     ratings: tuple[float, ...] = ()
     """One for each attribute, NaN where there is none."""
     prompt: str = ""

@@ -4,7 +4,7 @@ import polars as pl
 
 from assay.errors import AssayError
 from assay.model.reward_model import RewardModel
-from assay.pairs.schema import prompt_id
+from assay.pairs.schema import answer_text, prompt_id
 from assay.train.batches import Example
 from assay.train.config import TrainConfig
 from assay.train.measure import margins_of, ratings_of
@@ -33,7 +33,7 @@ def _pairs(reward_model: RewardModel, pairs: pl.DataFrame, config: TrainConfig) 
     chosen, cut_chosen = reward_model.encode([p + c for p, c, _ in rows])
     rejected, cut_rejected = reward_model.encode([p + r for p, _, r in rows])
     made = [
-        Example((c, r), weight, margin, prompt=prompt_id(row[0]), id=id_)
+        Example((c, r), weight, margin, lengths=(len(answer_text(row[1])), len(answer_text(row[2]))), prompt=prompt_id(row[0]), id=id_)
         for c, r, weight, margin, row, id_ in zip(chosen, rejected, _weights(pairs), margins_of(pairs, config), rows, pairs["id"], strict=True)
     ]
     return made, sum(a or b for a, b in zip(cut_chosen, cut_rejected, strict=True))

@@ -111,7 +111,7 @@ class RewardTrainer(Trainer):
         with torch.no_grad():
             found = [self._outputs(model, part) for part in mine]
             outputs = torch.cat([*found, *(self._outputs(model, part)[:0] for part in idle)])
-        lengths = torch.tensor([float(len(answer)) for part in mine for e in part.examples for answer in e.answers], device=outputs.device)
+        lengths = torch.tensor([float(length) for part in mine for e in part.examples for length in e.lengths], device=outputs.device)
         everyone = self._gathered(torch.cat([outputs, lengths[:, None]], dim=1))
         before = sum(len(rows) for rows in everyone[: self.rank])
         rows = torch.cat(everyone)
