@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from assay.evaluate.calibration import COLDEST, HOTTEST, temperature
+from assay.evaluate.calibration import COLDEST, HOTTEST, LEAST, sure_temperature, temperature
 from assay.pairs.schema import from_rows
 from assay.train.calibration import length_slope, merge_weights
 from conftest import pair
@@ -109,3 +109,14 @@ def test_what_length_alone_is_worth_is_recovered(planted: float) -> None:
 
 def test_answers_of_one_length_say_nothing_of_length() -> None:
     assert length_slope(from_rows([pair("q", "aa", "bb")]), np.array([1.0])) is None
+
+
+def test_a_sure_temperature_knows_no_scale_and_is_none_where_none_is_the_best() -> None:
+    rng = np.random.default_rng(0)
+    margins = np.where(rng.random(200) < 0.8, 1.0, -1.0) * rng.random(200)
+    for scale in (1e-6, 1.0, 1e6):
+        assert sure_temperature(scale * margins) == pytest.approx(scale * temperature(margins), rel=1e-3)
+    assert sure_temperature(margins[: LEAST - 1]) is None
+    assert sure_temperature(np.abs(margins)) is None
+    assert sure_temperature(-np.abs(margins)) is None
+    assert sure_temperature(np.zeros(100)) is None

@@ -87,6 +87,14 @@ def _fitted(margins: Floats, weight: Floats) -> float:
     return scale * temperature(margins / scale, weight) if scale else 1.0
 
 
+def sure_temperature(margins: Floats) -> float | None:
+    """``temperature`` of margins of any size; None of fewer than LEAST, and where no temperature is the best: all pairs are right, or the margins are not above 0 on average."""
+    weight = np.ones(len(margins))
+    scale = float(np.median(np.abs(margins))) if len(margins) >= LEAST else 0.0
+    found = _fitted(margins, weight) if scale else 0.0
+    return found if scale * COLDEST * 1.01 < found < scale * HOTTEST / 1.01 else None
+
+
 def _buckets(size: Floats, right: Floats, weight: Floats) -> list[dict[str, float]]:
     """Accuracy from the smallest fifth of the margins to the largest."""
     found = []
