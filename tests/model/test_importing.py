@@ -12,13 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    Olmo2Config,
+    SmolLM3Config,
+)
 
+import tiny
 from assay.errors import AssayError
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
 from assay.model.importing import import_model
+from assay.model.reward_model import from_backbone
 from assay.score.scorer import load_scorer
 from assay.train.config import TrainConfig
 from assay.train.train import train
@@ -253,3 +262,20 @@ def test_an_encoder_keeps_its_head_and_its_bias(labels: int, label: int | None, 
 def test_a_backbone_without_a_head_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="no head among its weights"):
         import_model(tiny_encoder, tmp_path / "imported", max_length=LENGTH)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(GPT2Config, {"n_embd": WIDE, "n_layer": 2, "n_head": 4, "n_positions": 512}), (Olmo2Config, {}), (SmolLM3Config, {})])
+def test_any_decoder_that_transformers_makes_a_classifier_of(kind: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    tiny.backbone(tmp_path / "backbone", kind, **settings)
+    head = head_of(1)
+    folder = Path(shutil.copytree(tmp_path / "backbone", tmp_path / "foreign"))
+    save_file({**load_file(folder / "model.safetensors"), "value_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert import_model(folder, tmp_path / "out", max_length=LENGTH)[0] == "the head `value_head` is now `score`"
+    assert scores(tmp_path / "out") == pytest.approx(plain(tmp_path / "backbone", tmp_path / "out", head), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "apart"), [("value_head", None), ("v_head.summary", None), ("regression_layer", None), ("v_head.summary", "value_head.safetensors")])
+def test_a_trained_head_of_another_name_is_not_passed_over_by_training(foreign: Foreign, name: str, apart: str | None) -> None:
+    folder = foreign({f"{name}.weight": head_of(1)}, apart=apart)
+    with pytest.raises(AssayError, match=r"holds a trained head under another name .* assay import"):
+        from_backbone(str(folder), LENGTH, 0)

@@ -18,16 +18,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from assay.errors import AssayError
 from assay.files import first_line, read_json
 from assay.model import checkpoint
-from assay.model.reward_model import from_backbone
+from assay.model.reward_model import ELSEWHERE, from_backbone
 from assay.model.template import ENCODER
 
-HEADS = ("score", "value_head", "v_head.summary", "regression_layer", "reward_head", "classifier", "classifier.out_proj", "v_head")
-"""Names a head goes by, the most particular of a project first where they overlap."""
-DECODERS = {"llama", "qwen2", "qwen3", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "phi3", "qwen2_moe", "qwen3_moe", "internlm2", "gpt_neox"}
+HEADS = ("score", "classifier", "classifier.out_proj", *ELSEWHERE)
+"""Names a head goes by."""
 NO_PART = ("lm_head.", "gating.", "pretrained_model.lm_head.")
 
 
@@ -47,7 +47,7 @@ def import_model(folder: Path, output: Path, *, attributes: Sequence[str] = ("re
     weights = _weights(folder)
     name = _head(folder, weights)
     config = read_json(folder / "config.json")
-    decoder = config.get("model_type") in DECODERS
+    decoder = _scores(folder)
     head, bias = weights.pop(f"{name}.weight").float(), weights.pop(f"{name}.bias", None)
     target = "score" if decoder else name
     said = [] if name == target else [f"the head `{name}` is now `{target}`"]
@@ -106,6 +106,15 @@ def _head(folder: Path, weights: dict[str, Tensor]) -> str:
     if len(found) > 1:
         raise AssayError(f"{folder}: several heads among its weights: {', '.join(found)}; delete the ones that are not the reward's")
     return found[0]
+
+
+def _scores(folder: Path) -> bool:
+    """Whether the classifier that transformers makes of the model is a decoder's, whose head is called ``score`` and has no bias."""
+    try:
+        with torch.device("meta"):
+            return hasattr(AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)), "score")
+    except Exception as error:
+        raise AssayError(f"{folder}: transformers makes no classifier of it ({first_line(error)})") from None
 
 
 def _write(folder: Path, temporary: Path, weights: dict[str, Tensor], outputs: int, said: list[str]) -> None:

@@ -25,6 +25,8 @@ from assay.model.network import Network, as_reward_model, is_decoder, layout_for
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
 PAD = "<|assay_pad|>"
+ELSEWHERE = ("value_head", "v_head.summary", "v_head", "regression_layer", "reward_head")
+"""Names of heads that other projects train and transformers passes over."""
 HEADS = ("score", "classifier", "pooler", "head")
 """Parts that are trained whole, so never held in four bits."""
 
@@ -39,6 +41,8 @@ class RewardModel:
     add_special_tokens: bool
     merge: dict[str, float] = field(default_factory=lambda: {"reward": 1.0})
     """The model's outputs in their order, and what each weighs in the reward."""
+    drawn: tuple[str, ...] = ()
+    """Modules that the backbone had no weights for and that were drawn anew, the head as a rule."""
     _layout: Name | None = field(default=None, init=False, repr=False, compare=False)
     _cutting: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -109,7 +113,7 @@ def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[
     config.id2label, config.label2id = dict(enumerate(attributes)), {name: i for i, name in enumerate(attributes)}
     config.problem_type = "regression"
     torch.manual_seed(seed)
-    model = _load(source, config, whole=whole, four_bits=four_bits)
+    model, missing = _load(source, config, whole=whole, four_bits=four_bits)
     tokenizer.chat_template = template.for_training(tokenizer, not is_decoder(model))
     _separate_pad(model, tokenizer)
     limit = _positions(model)
@@ -119,7 +123,8 @@ def from_backbone(source: str, max_length: int, seed: int, attributes: Sequence[
     tokenizer.init_kwargs.update(padding_side="right", truncation_side="left")  # or they would not be saved
     use_attention(model)
     merge = {name: 1 / len(attributes) for name in attributes}
-    return RewardModel(as_reward_model(model), tokenizer, max_length, _adds_special_tokens(tokenizer), merge)
+    drawn = tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    return RewardModel(as_reward_model(model), tokenizer, max_length, _adds_special_tokens(tokenizer), merge, drawn)
 
 
 def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, merge: dict[str, float] | None = None, settings: dict[str, Any] | None = None, openvino: bool = False) -> RewardModel:
@@ -141,7 +146,7 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, mer
         raise AssayError(f"{folder}: the head has {config.num_labels} labels, expected {len(merge)}; set num_labels to {len(merge)} in config.json if the weights have as many")
     for key, value in (settings or {}).items():
         setattr(config.get_text_config(), key, value)
-    model = as_reward_model(_load(str(folder), config, whole=True).eval())
+    model = as_reward_model(_load(str(folder), config, whole=True)[0].eval())
     if model.config.model_type == "gemma2":
         use_attention(model)
     return RewardModel(model, tokenizer, max_length, add_special_tokens, merge)
@@ -182,7 +187,8 @@ def _config(source: str) -> Any:
         raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
 
 
-def _load(source: str, config: Any, whole: bool = False, four_bits: str | None = None) -> Any:
+def _load(source: str, config: Any, whole: bool = False, four_bits: str | None = None) -> tuple[Any, list[str]]:
+    """The model, and the names of the weights that were not there."""
     more = {"quantization_config": _in_four_bits(four_bits)} if four_bits else {}
     with quiet():
         try:
@@ -195,7 +201,10 @@ def _load(source: str, config: Any, whole: bool = False, four_bits: str | None =
             raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
     if whole and report["missing_keys"]:
         raise AssayError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}; the head is lost if it is among them")
-    return model
+    elsewhere = [name for name in ELSEWHERE if f"{name}.weight" in report["unexpected_keys"]] or (["v_head"] if (Path(source) / "value_head.safetensors").is_file() else [])
+    if elsewhere:
+        raise AssayError(f"{source}: holds a trained head under another name (`{elsewhere[0]}`), which would be lost; make it a checkpoint first: assay import {source} -o FOLDER")
+    return model, sorted(report["missing_keys"])
 
 
 def _in_four_bits(precision: str) -> Any:

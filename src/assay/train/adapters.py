@@ -1,11 +1,11 @@
 """LoRA: low-rank additions to the backbone, and the whole head, trained and saved together (peft).
 
-A head that is not among what is trained, or not in the file, is the usual way to lose one; here it always is.
+A head that is not among what is trained, or not in the file, is the usual way to lose one; here it always is, and with it whatever else the backbone lacked, as the pooler of many encoders.
 """
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from assay.errors import MissingExtra
 from assay.model.network import head_name
 
 
-def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | list[str]) -> Any:
-    """``model`` with additions of ``rank``, in place: only they and the head are trained. Returns peft's model around it.
+def adapt(model: Any, drawn: Sequence[str] = (), *, rank: int, alpha: int, dropout: float, modules: str | list[str]) -> Any:
+    """``model`` with additions of ``rank``, in place: only they, the head and the modules ``drawn`` anew are trained. Returns peft's model around it.
 
     Raises:
         MissingExtra: peft is not installed.
@@ -26,7 +26,7 @@ def adapt(model: Any, *, rank: int, alpha: int, dropout: float, modules: str | l
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError:
         raise MissingExtra("training with LoRA", "lora") from None
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=[head_name(model)], bias="none")
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, modules_to_save=list(dict.fromkeys([head_name(model), *drawn])), bias="none")
     with _quiet():
         adapted = get_peft_model(model, config)
     for module in adapted.modules():
