@@ -60,3 +60,10 @@ def test_a_template_that_asks_whether_there_is_a_clock_is_held_still(tmp_path: P
     )
     reward_model = from_backbone(str(tiny.decoder(tmp_path, asks)), 96, 0)
     assert template.render(reward_model.tokenizer, CONVERSATION).startswith("Today: 26 Jul 2024\n<|im_start|>user")
+
+
+def test_what_is_frozen_stays_as_it_is() -> None:
+    dated = "{{ date_string }}{% if enable_thinking %}?{% endif %}{% for m in messages %}{{ m['content'] }}{% endfor %}{{ strftime_now('%Y') }}"
+    once = template.freeze(dated)
+    assert once != dated
+    assert template.freeze(once) == once

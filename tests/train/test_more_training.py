@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, DebertaV2Config, ModernBertConfig
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
@@ -343,8 +343,8 @@ def test_pairs_of_a_prompt_go_together_once_an_epoch_and_teach_as_much(tiny_deco
 
 
 def test_the_contract_has_a_temperature_for_the_differences_of_rewards(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
-    rows = make_pairs(200)
-    flipped = pl.concat([rows[:160], rows[160:].with_columns(chosen="rejected", rejected="chosen")])  # so that not all held-out pairs are right
+    rows = make_pairs(400)
+    flipped = pl.concat([rows[:320], rows[320:].with_columns(chosen="rejected", rejected="chosen")])  # so that not all held-out pairs are right
     contract = contracts.read(train(flipped, config(tiny_encoder), tmp_path, name="made"))
     assert contract.temperature is not None
     assert 0.01 < contract.temperature < 100
@@ -456,3 +456,49 @@ def test_intervals_of_what_is_explained_hold_the_truth() -> None:
 def test_sharing_weights_out_is_refused_to_a_single_process(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     with pytest.raises(AssayError, match=r"train\.fsdp shares the weights out among processes, but there is one"):
         train(make_pairs(10), config(tiny_decoder, fsdp=True), tmp_path)
+
+
+def test_a_training_from_a_checkpoint_that_was_made_anew_is_another_training(tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    def both(rate: float, folder: Path) -> dict[str, Tensor]:
+        start = train(make_pairs(40), config(tiny_encoder, max_steps=2, learning_rate=rate, validation=0), tmp_path / "start")
+        return load_file(train(make_pairs(40, 1), config(start, max_steps=2, validation=0), folder) / "model.safetensors")
+
+    first, again, anew = both(1e-3, tmp_path / "second"), both(1e-3, tmp_path / "second"), both(3e-2, tmp_path / "second")
+    fresh = both(3e-2, tmp_path / "fresh")
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert all(torch.equal(anew[n], fresh[n]) for n in anew)
+    assert any(not torch.equal(first[n], anew[n]) for n in first)
+
+
+def test_the_length_head_is_told_the_lengths_of_answers(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    def noting(outputs: Tensor, lengths: Tensor, config: LossConfig) -> Tensor:
+        told.extend(lengths.tolist())
+        return step_terms(outputs, lengths, config)
+
+    monkeypatch.setattr(trainer, "step_terms", noting)
+    rows = [pair("why? " * (1 + i), "yes it is", "no") for i in range(16)]
+    train(from_rows(rows), config(tiny_encoder, loss={"length_head": 1.0}, max_steps=1, batch_size=16, validation=0), tmp_path)
+    assert told == [9.0, 2.0] * 16
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", [DebertaV2Config, ModernBertConfig])
+def test_what_a_backbone_lacks_is_saved_with_its_adapter(kind: Any, tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256, "pad_token_id": 0}
+    AutoModel.from_config(kind(vocab_size=len(tokenizer), **settings, **({"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3} if kind is ModernBertConfig else {}))).save_pretrained(tmp_path / "backbone")
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    checkpoint = train(make_pairs(40), config(tmp_path / "backbone", lora={}, learning_rate=1e-2, max_steps=3, validation=0), tmp_path / "run")
+    torch.manual_seed(1)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "backbone", num_labels=1)
+    adapted = PeftModel.from_pretrained(plain, checkpoint / "adapter").eval()
+    reward_model, _ = load(checkpoint)
+    ids, _ = reward_model.encode([row["prompt"] + row["chosen"] for row in make_pairs(4).iter_rows(named=True)])
+    with torch.inference_mode():
+        found = torch.cat([adapted(input_ids=torch.tensor([one])).logits[:, 0] for one in ids])
+        torch.testing.assert_close(found, torch.cat([reward_model.rewards([one]) for one in ids]), rtol=0, atol=1e-5)

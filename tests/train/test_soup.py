@@ -281,3 +281,13 @@ def test_the_tokenizer_is_saved_with_the_soup(kitchens: dict[str, Kitchen], tmp_
     said = contract.read(tmp_path / "soup")
     assert said.tokenizer_sha256 == contract.read(kitchens["decoder"].runs[0]).tokenizer_sha256
     assert tiny.CHATML in (tmp_path / "soup" / "chat_template.jinja").read_text()
+
+
+def test_a_start_may_have_called_its_output_otherwise(tiny_encoder: Path, tmp_path: Path) -> None:
+    checkpoint.save(from_backbone(str(tiny_encoder), 96, 0, ["helpfulness"]), tmp_path / "start", manifest={"config": None})
+    run = near(tmp_path / "start", tmp_path / "run", 1, {"reward": 1.0})
+    soup([run], tmp_path / "further", start=tmp_path / "start", scale=1.52)
+    base, end = weights(tmp_path / "start"), weights(run)
+    for name, weight in weights(tmp_path / "further").items():
+        torch.testing.assert_close(weight, base[name] + 1.52 * (end[name] - base[name]), rtol=0, atol=1e-6)
+    assert contract.read(tmp_path / "further").attributes == contract.read(run).attributes

@@ -23,16 +23,13 @@ FROZEN_DATE = "26 Jul 2024"
 
 
 def freeze(template: str) -> str:
-    """``template`` with the date and the thinking switch held still.
+    """``template`` with the date and the thinking switch held still; one that is frozen stays as it is.
 
     Raises:
         AssayError: it reads the clock in a way that cannot be held still.
     """
-    head = ""
-    if "date_string" in template:
-        head += "{%- set date_string = '" + FROZEN_DATE + "' %}"
-    if "enable_thinking" in template:
-        head += "{%- set enable_thinking = false %}"
+    still = {"date_string": "{%- set date_string = '" + FROZEN_DATE + "' %}", "enable_thinking": "{%- set enable_thinking = false %}"}
+    head = "".join(line for name, line in still.items() if name in template and line not in template)
     template = re.sub(r"strftime_now\([^()]*\)", f"'{FROZEN_DATE}'", template)
     template = re.sub(r"\bstrftime_now\s+is\s+defined", "true", template)
     if "strftime_now" in template or "now(" in template:

@@ -73,7 +73,8 @@ def cook(folders: Sequence[Path], *, start: Path | None = None, scale: float = 1
     for folder, other in zip([*folders, *([start] if start else [])], [*every, *([contracts.read(start)] if start else [])], strict=True):
         if not list(folder.glob("*.safetensors")):
             raise AssayError(f"{folder}: has no safetensors files to average; an ONNX export is no ingredient")
-        for what in ("attributes", "template_sha256", "tokenizer_sha256", "max_length", "add_special_tokens"):
+        alike = ("template_sha256", "tokenizer_sha256", "max_length", "add_special_tokens")
+        for what in alike if folder == start else ("attributes", *alike):  # a start may have called its outputs otherwise
             if getattr(other, what) != getattr(every[0], what):
                 raise AssayError(f"{folder}: its {what} is not that of {folders[0]}; only models that read the same text the same way make a soup")
     weights = mean_weights(folders)
