@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -65,7 +66,13 @@ class _Processes:
     def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
         if len(tasks) == 1:
             return HERE.map(function, tasks, tick)
-        return _ticked(self.processes.map(function, tasks), len(tasks), tick)
+        try:
+            return _ticked(self.processes.map(function, tasks), len(tasks), tick)
+        except BrokenProcessPool:
+            raise AssayError(
+                "a worker process ended by itself, most likely for want of memory: run the same again with fewer workers, it goes on from here. "
+                "(A script of your own that asks for workers must do so under `if __name__ == \"__main__\":`.)"
+            ) from None
 
 
 def _ticked(results: Iterator[Any], total: int, tick: Tick | None) -> list[Any]:

@@ -80,6 +80,16 @@ def test_a_missing_extra_in_another_process_is_named(workers: int) -> None:
         engine.map(lacks_an_extra, range(3))
 
 
+def _killed(task: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_a_worker_that_is_killed_is_no_bug_of_ours() -> None:
+    with engines.start("local", 2) as engine, pytest.raises(AssayError, match=r"a worker process ended by itself.*fewer workers"):
+        engine.map(_killed, [1, 2, 3])
+
+
 @pytest.mark.parametrize(("name", "workers", "message"), [("locall", 1, "unknown engine `locall`. Known: local, ray"), ("local", 0, "workers: expected at least 1, found 0"), ("ray", -1, "workers: expected at least 1")])
 def test_what_is_no_engine(name: Any, workers: int, message: str) -> None:
     with pytest.raises(AssayError, match=message), engines.start(name, workers):
@@ -155,19 +165,18 @@ def _large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_large")
-@pytest.mark.parametrize(("workers", "shards"), [(1, 5), (2, 1), (2, 4)])
+@pytest.mark.parametrize(("workers", "shards"), [(1, 5), (2, 1), (4, 4)])
 def test_workers_and_shards_change_no_byte(workers: int, shards: int, whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     folder, hashes = whole
     assert curate(folder / "pairs.parquet", steps(folder), tmp_path / "c", workers=workers, shards=shards).manifest["sha256"] == hashes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.filterwarnings(*RAYS_OWN)
-def test_ray_changes_no_byte(workers: int, whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_ray_changes_no_byte(whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     folder, hashes = whole
-    assert curate(folder / "pairs.parquet", steps(folder), tmp_path / "c", workers=workers, shards=3, engine="ray").manifest["sha256"] == hashes
+    assert curate(folder / "pairs.parquet", steps(folder), tmp_path / "c", workers=2, shards=3, engine="ray").manifest["sha256"] == hashes
 
 
 @pytest.mark.slow
