@@ -239,14 +239,14 @@ def plan_stage(recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, *, d
 
 def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, data_root: Path | None, screen: Screen) -> pl.DataFrame:
     """What a training trains on: pairs, or, with attributes, the rated answers of the sources whose prompts the curation kept. Rated rows that can't be read go to ``ratings.aside.jsonl`` beside ``pairs``."""
-    called = {s.name or default_name(resolve(s.path, base)): s for s in recipe.sources}
-    names = list(called) if config.attributes else rows["source"].unique().to_list()
+    called = [(s.name or default_name(resolve(s.path, base)), s) for s in recipe.sources]
+    names = [name for name, _ in called] if config.attributes else rows["source"].unique().to_list()
     if unknown := set(config.only or ()) - set(names):
         raise AssayError(f"only: there are no rows of the source {', '.join(sorted(unknown))}.{did_you_mean(min(unknown), names)} Sources: {', '.join(sorted(names))}")
     if not config.attributes:
         return rows if config.only is None else rows.filter(pl.col("source").is_in(config.only))
     fields = {"name", "columns", "split", "config", "limit"}
-    given = [s for name, s in called.items() if config.only is None or name in config.only]
+    given = [s for name, s in called if config.only is None or name in config.only]
     found = [read_ratings(resolve(s.path, base), config.attributes, data_root=data_root, **s.model_dump(include=fields)) for s in given]
     aside = [row for _, left in found for row in left]
     write_aside(pairs.with_name("ratings.aside.jsonl"), aside)

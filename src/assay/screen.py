@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+stderr = Console(stderr=True, highlight=False, markup=False)
+stdout = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140)
 
 
 class Screen(Protocol):
@@ -56,7 +56,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """One line."""
-        stderr.print(text, markup=False, soft_wrap=True)
+        stderr.print(text, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
@@ -86,7 +86,7 @@ def _log_lines(name: str) -> Callable[..., None]:
         tenth = done * 10 // of if of else 0
         if tenth > shown:
             shown = tenth
-            stderr.print(f"{name}: {done:,} of {of:,} {text}".rstrip(), markup=False)
+            stderr.print(f"{name}: {done:,} of {of:,} {text}".rstrip())
 
     return update
 

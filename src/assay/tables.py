@@ -90,6 +90,11 @@ def note_lines(notes: dict[str, Any]) -> list[str]:
         lines.append(f"{notes['bands']} bands of {notes['rows_a_band']}; chance to become a candidate by Jaccard similarity {curve}; {notes.get('candidates', 0):,} candidates checked")
     if "references" in notes:
         lines.append("looked for: " + ", ".join(f"{name} {count:,} prompts" for name, count in notes["references"]["prompts"].items()))
+    if notes.get("rows on cycles"):
+        lines.append(f"{notes['rows on cycles']:,} rows on cycles (A over B, B over C, C over A); the verdicts name them")
+    if notes.get("only marked"):
+        lines.append(f"{notes['only marked']:,} rows are only marked and stay")
+    lines += notes.get("names nobody has", [])
     for source, noise in notes.get("noise", {}).items():
         low, high = noise["interval"]
         lines.append(f"{source}: {percent(noise['ranked_wrong'])} ranked wrong; estimated wrong labels {percent(noise['noise'])} ({percent(low)} to {percent(high)})")
@@ -176,7 +181,7 @@ def _show_texts(row: dict[str, Any]) -> None:
 def show_diff(table: pl.DataFrame, a: Path, b: Path, rows: int) -> None:
     """How many rows differ, by where they ended, and some of them."""
     counted = table.group_by("in_a", "in_b").len().sort("len", descending=True)
-    shown = _table(f"{table.height:,} rows are in one set only", f"in {a}", f"in {b}", "rows")
+    shown = _table(f"{table.height:,} rows differ", f"in {a}", f"in {b}", "rows")
     for in_a, in_b, count in counted.iter_rows():
         shown.add_row(in_a, in_b, f"{count:,}")
     stdout.print(shown)

@@ -21,7 +21,7 @@ from assay.pairs.schema import from_rows
 from conftest import pair
 
 Rows = list[dict[str, Any]]
-Judge = Callable[[pl.DataFrame, AnyStep, Context], pl.DataFrame]
+Judge = Callable[[pl.DataFrame, AnyStep, Context], pl.LazyFrame]
 
 STEPS: list[AnyStep] = [
     markers.Config(),
@@ -89,7 +89,7 @@ def pooled(rows: Rows | pl.DataFrame, folder: Path, *, shards: int | None = None
 def judged(rows: Rows | pl.DataFrame, config: AnyStep, folder: Path, **more: Any) -> pl.DataFrame:
     """The rows, in their canonical order, and the verdict of each."""
     context = pooled(rows, folder, **more)
-    said = MODULES[config.kind].judge(context.alive, config, context)
+    said = MODULES[config.kind].judge(context.alive, config, context).collect()
     assert dict(said.schema) == VERDICT
     assert said["row"].n_unique() == said.height
     return context.texts(context.alive).join(said, on="row", how="left", suffix="_v", maintain_order="left")
@@ -146,7 +146,7 @@ def run(tmp_path: Path) -> Run:
 def flip_where(tag: str, column: str = "note") -> Judge:
     """A judge that flips the rows whose note is ``tag``."""
 
-    def judge(rows: pl.DataFrame, config: AnyStep, context: Context) -> pl.DataFrame:
+    def judge(rows: pl.DataFrame, config: AnyStep, context: Context) -> pl.LazyFrame:
         noted = context.columns(rows, column, step=config.kind)
         return verdicts(noted, keep=pl.lit(True), reason="turned round", score=pl.lit(0.5), because_of=pl.lit("a double"), flip=pl.col(column) == tag)
 
@@ -156,7 +156,7 @@ def flip_where(tag: str, column: str = "note") -> Judge:
 def trim_where(tag: str, piece: str, column: str = "note") -> Judge:
     """A judge that cuts ``piece`` out of the rows whose note is ``tag``."""
 
-    def judge(rows: pl.DataFrame, config: AnyStep, context: Context) -> pl.DataFrame:
+    def judge(rows: pl.DataFrame, config: AnyStep, context: Context) -> pl.LazyFrame:
         noted = context.columns(rows, column, step=config.kind).filter(pl.col(column) == tag)
         return verdicts(noted, keep=pl.lit(True), reason=f"cut out {piece}", because_of=pl.lit("a double"), trim=pl.lit(piece))
 

@@ -216,3 +216,18 @@ def test_length_bias_and_few_prompts_speak_against_a_source(quick: Callable[...,
     assert "the chosen answer is the longer in 100% of the rows" in source["problems"]
     assert "only 5 different prompts: hold out by prompt" in source["problems"]
     assert source["verdict"] == "do not train on it as it is"
+
+
+@pytest.mark.parametrize(("judge", "trains"), [("minilm", True), ("owner/backbone", True), ("rule:length", False), ("perplexity:smollm2", False), ("mean(a,b)", False)])
+def test_what_is_a_scorer_judges_as_it_is(judge: str, trains: bool) -> None:
+    noise: Any = auditing.detectors(1_000, {}, judge)["noise"]
+    assert noise.scorers == ([] if trains else [judge])
+    assert (noise.fit.model == judge) == trains
+
+
+def test_a_system_message_is_no_turn() -> None:
+    system, asked = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue?"}
+    rows = [{**pair("x", "yes", "no"), "prompt": prompt} for prompt in ([system, asked], [asked], [asked, {"role": "assistant", "content": "?"}, asked])]
+    frame = pl.DataFrame({"prompt": [row["prompt"] for row in rows]}).with_columns(row=pl.int_range(3, dtype=pl.UInt32))
+    pytest.importorskip("pycld2")
+    assert auditing._shape(frame)["turns"].to_list() == [1, 1, 2]

@@ -5,13 +5,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.curate.runner import curate
-from assay.curate.steps import balance
+from assay.curate.steps import agree, balance
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
 from conftest import pair
@@ -107,3 +108,12 @@ def test_a_column_of_texts_is_refused(tmp_path: Path) -> None:
 def test_a_share_below_a_half_or_above_one_is_refused(allow: float) -> None:
     with pytest.raises(ValidationError):
         balance.Config(allow=allow)
+
+
+def test_a_column_speaks_of_the_sides_as_they_came(tmp_path: Path) -> None:
+    rows = [pair(f"q{i}", "yes", "no", better=1.0 if i < 6 else -1.0, chosen_score=0.0, rejected_score=float(i in (0, 1))) for i in range(8)]
+    turn = agree.Config(columns=("chosen_score", "rejected_score"), action="flip", margin=-0.5)
+    done = curate(from_rows(rows), [turn, balance.Config(by="better")], tmp_path / "c")
+    kept = done.kept()
+    up = [b * (-1 if f else 1) > 0 for b, f in kept.select("better", pl.col("flipped").fill_null(False)).iter_rows()]
+    assert (sum(up), len(up)) == (4, 8)

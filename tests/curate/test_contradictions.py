@@ -169,7 +169,7 @@ def test_tournaments(seed: int, tmp_path: Path) -> None:
     games = {p: [(a, b) if rng.random() < rng.choice([0.5, 0.9]) else (b, a) for a, b in itertools.combinations(range(6), 2)] for p in range(5)}
     rows = [pair(f"prompt {p}", f"answer {a}", f"answer {b}", at=f"{p} {i}") for p, wins in games.items() for i, (a, b) in enumerate(wins)]
     context = pooled(rows, tmp_path, shards=3)
-    said = contradictions.judge(context.alive, Config(cycles="drop"), context)
+    said = contradictions.judge(context.alive, Config(cycles="drop"), context).collect()
     table = context.texts(context.alive).join(said, on="row", how="left")
     expected = {f"{p} {i}" for p, wins in games.items() for i in on_a_cycle(wins)}
     assert set(table.filter(~table["keep"])["at"]) == expected

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from assay.curate import selftest
+from assay.curate import ledger, selftest
 from assay.curate.embeddings import embed
 from assay.curate.kernels.text import words
 from assay.curate.runner import curate
@@ -409,3 +409,20 @@ def test_a_rewrapped_prompt_has_the_same_words(plant: Any) -> None:
     for _ in range(50):
         prompt = f"{text(rng, 1, 20).capitalize()}: {text(rng, 1, 20)}, «Straße», 3,5 {text(rng, 1, 9)}; {text(rng, 1, 3)}?"
         assert words(plant(prompt, "carrier", rng)) == words(prompt)
+
+
+def test_a_prompt_of_two_benchmarks_counts_for_both(tmp_path: Path, run: Run) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in (f"only in benchmark {name} here", "what is the capital of France")))
+    config = decontaminate.Config(against={name: str(tmp_path / f"{name}.jsonl") for name in ("b", "a")})
+    found = run(tagged(("What is the capital of France?", "Paris", "Rome"), ("only in benchmark b here", "yes", "no"), ("another question altogether", "yes", "no")), config)
+    assert {tag: row["because_of"] for tag, row in found.gone.items()} == {"0": "a:2 and b:2", "1": "b:1"}
+    assert found.notes[0]["references"]["prompts"] == {"a": 2, "b": 2}
+    (why,) = ledger.why(found.folder, found.gone["0"]["id"])
+    assert why.benchmark_prompts == {"a:2 and b:2": "what is the capital of France"}
+
+
+def test_the_published_rows_of_rmb_have_prompts(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "rmb.json").write_text(json.dumps([{"conversation_input": [{"role": "user", "content": "Name the largest planet of all"}], "chosen": {"answer": "Jupiter"}, "reject": {"answer": "Mars"}}]))
+    found = run(tagged(("name the largest planet of all", "Jupiter", "Mars")), decontaminate.Config(against={"rmb": str(tmp_path / "rmb.json")}))
+    assert set(found.gone) == {"0"}

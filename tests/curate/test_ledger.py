@@ -309,3 +309,17 @@ def test_borderline_rows_are_those_nearest_to_a_threshold(tmp_path: Path) -> Non
     assert found["keep"].to_list() == [False, False, True, True]
     assert found["reason"][0] == "rank 6 of 10 in other categories, 5 stay"
     assert ledger.borderline(make(tmp_path / "d", [markers.Config()], rows)).height == 0
+
+
+def test_diff_counts_copies(tmp_path: Path) -> None:
+    rows = [pair("said thrice", "good", "bad") for _ in range(3)] + [pair("said once", "good", "bad")]
+    all_, one = make(tmp_path / "all", [], rows), make(tmp_path / "one", [duplicates.Config()], rows)
+    table = ledger.diff(all_, one)
+    assert table.select("id", "in_a", "in_b").rows() == [(id_of(rows[0]), "kept", "01-duplicates")] * 2
+    assert ledger.diff(one, one).height == 0
+
+
+def test_diff_where_only_one_read_a_copy(tmp_path: Path) -> None:
+    rows = [pair("said twice", "good", "bad", source="ab"[i]) for i in range(2)]
+    table = ledger.diff(make(tmp_path / "two", [], rows), make(tmp_path / "one", [], rows[:1]))
+    assert table.select("in_a", "in_b").rows() == [("kept", "not read")]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from assay.curate.runner import curate
-from assay.curate.steps import mix
+from assay.curate.steps import filter, mix
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
 from conftest import pair
@@ -126,3 +127,15 @@ def test_a_weight_of_a_source_that_no_row_has_is_a_slip(tmp_path: Path) -> None:
     """As with ``only``: silently ignored it would change the mix."""
     with pytest.raises(AssayError, match="alpha"):
         done({"alpha": 4, "beta": 4}, mix.Config(size=3, weights={"alpah": 9}), tmp_path / "c")
+
+
+@pytest.mark.parametrize("more", [{"seed": -1}, {"weights": {"a": float("inf")}}, {"weights": {"a": -1.0}}])
+def test_seeds_and_weights_that_mean_nothing_are_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        mix.Config(size=1, **more)
+
+
+def test_a_source_that_steps_before_emptied_gives_nothing(tmp_path: Path) -> None:
+    rows = [pair(f"q{i}", "yes", "no", source="ab"[i % 2], score=float(i % 2)) for i in range(8)]
+    done = curate(from_rows(rows), [filter.Config(column="score", values=[0]), mix.Config(size=3, weights={"a": 1.0, "b": 5.0})], tmp_path / "c")
+    assert done.kept()["source"].to_list() == ["a"] * 3

@@ -325,8 +325,20 @@ def test_flipped_and_kept_rows_are_met_again_by_a_later_step(tmp_path: Path) -> 
 
 def test_the_verdicts_are_one_a_row(tmp_path: Path) -> None:
     context = pooled(generated(2), tmp_path)
-    said = near_duplicates.judge(context.alive, Config(jaccard=0.7), context)
+    said = near_duplicates.judge(context.alive, Config(jaccard=0.7), context).collect()
     assert said["row"].is_unique().all()
     assert said.filter("keep")["close"].max() < 0
     assert said.filter("keep")["close"].min() >= -near_duplicates.NEAR_MISS - 1e-9
     assert said.filter(~pl.col("keep"))["close"].min() >= 0
+
+
+@pytest.mark.parametrize("texts", [("What is 7 + 8?", "What is 7 * 8?", "What is 7 - 8?", "What is 7-8 ?"), ("Reverse a string in C++", "Reverse a string in C#", "Reverse a string in C", "reverse a string in  C")])
+def test_short_texts_with_other_signs_are_no_twins(texts: tuple[str, ...], run: Run) -> None:
+    found: Outcome = run([pair(text, "yes", "no", tag=text) for text in texts], Config())
+    assert len(found.kept) == 3
+    assert len(found.kept & set(texts[2:])) == 1
+
+
+def test_signs_of_form_make_no_difference(run: Run) -> None:
+    texts = ("A well-known **bold** claim of many words", "A well known bold claim of many words", "# A well-known bold claim of many words")
+    assert len(run([pair(text, "yes", "no", tag=text) for text in texts], Config()).kept) == 1

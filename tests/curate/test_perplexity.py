@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from assay.curate.runner import curate
-from assay.curate.steps import perplexity
+from assay.curate.steps import agree, perplexity
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
 from conftest import pair
@@ -150,3 +150,18 @@ def test_a_row_without_a_value_is_named_so(tmp_path: Path) -> None:
 def test_without_a_model_the_message_names_the_extra(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match=r'step `perplexity` runs a language model: pip install "assay\[train\]"'):
         curate(from_rows(planted(4)), [perplexity.Config()], tmp_path / "c")
+
+
+def test_a_flip_turns_what_was_said_of_the_sides(tmp_path: Path) -> None:
+    rows = planted(12)
+    rows = [{**row, "good": 1.0, "bad": 2.0 * (i % 2), "agree_margin": 55.5, "source": "ab"[i > 5]} for i, row in enumerate(rows)]
+    done = curate(from_rows(rows), [perplexity.Config(), agree.Config(columns=("good", "bad"), action="flip", only=["a"])], tmp_path / "c", likelihood=Model())
+    plain = curate(from_rows(rows), [perplexity.Config()], tmp_path / "d", likelihood=Model()).kept()
+    both = done.kept().join(plain, left_on=["row_id", "row_copy"], right_on=["row_id", "row_copy"], suffix="_before")
+    turned = both.filter(pl.col("flipped").fill_null(False))
+    assert turned.height == 3
+    for table, (one, other), sign in ((turned, ("chosen", "rejected"), -1), (both.filter(~pl.col("flipped").fill_null(False)), ("chosen", "chosen"), 1)):
+        assert table[f"perplexity_{one}"].equals(table[f"perplexity_{other}_before"])
+        assert table["perplexity_gap"].equals(sign * table["perplexity_gap_before"])
+        assert table["perplexity"].equals(table["perplexity_before"])
+    assert set(both.filter(pl.col("source") == "b")["agree_margin"]) == {55.5}  # what a step does not judge keeps what it came with

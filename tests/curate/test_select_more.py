@@ -120,3 +120,15 @@ def test_clusters_do_not_depend_on_order_or_shards(tmp_path: Path) -> None:
 def test_a_share_and_a_count_exclude_each_other(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"give either `keep` \(a share\) or `count` \(a number of rows\)"):
         group("x", **given)
+
+
+def test_two_groups_of_one_name_are_refused() -> None:
+    with pytest.raises(ValidationError, match="two groups are called `g`"):
+        select.Config(by="score", groups=[select.Group(name="g", categories=["x"], keep=1.0), select.Group(name="g", categories=["y"], count=0)])
+
+
+def test_names_that_no_row_has_are_told(tmp_path: Path) -> None:
+    rows = [pair(f"q{i}", "yes", "no", source="web", category="Math", score=float(i)) for i in range(4)]
+    config = select.Config(by="score", groups=[select.Group(name="g", categories=["Maths", "math"], keep=1.0)], offsets={"wep": 1.0})
+    notes = curate(from_rows(rows), [config], tmp_path / "c").manifest["accounts"][0]["notes"]
+    assert notes["names nobody has"] == ["offsets: no row has the source `wep`. Did you mean `web`?", "groups: no row has the category `Maths`. Did you mean `Math`?"]

@@ -348,3 +348,10 @@ def test_clusters_of_rows_that_are_all_the_same(tmp_path: Path) -> None:
     assert set(found["cluster"]) <= {0, 1, 2}
     empty = clustered([pair("", "yes", "no", n=i) for i in range(9)], 3, tmp_path / "empty")
     assert set(empty["cluster"]) <= {0, 1, 2}
+
+
+def test_what_the_embedding_does_not_look_at_must_be_the_same(run: Run) -> None:
+    passage = "The council met in the old hall and spoke of the bridge for a long time. " * 40
+    rows = [pair(passage + question, "yes", "no", tag=question) for question in ("Who opposed the plan?", "Write a poem of it.", "WHO opposed  the plan")]
+    for text in ("prompt", "pair"):
+        assert len(run(rows, semantic_duplicates.Config(cosine=0.95, text=text)).kept) == 2

@@ -387,3 +387,15 @@ def test_amounts() -> None:
     some, more = amounts("# A\n- b\n- c\n```x```\n1 2 3 a a a"), amounts("a b c")
     assert all(some[k] > more[k] for k in ("length", "words", "lines", "markdown", "code", "digits", "repetition"))
     assert amounts("a", 3)["turns"] == 3.0
+
+
+def test_a_trim_that_leaves_two_answers_the_same_drops_the_row(run: Run) -> None:
+    rng = random.Random(0)
+    words = ["oak", "elm", "ash", "fir", "yew", "bay", "fig", "box"]
+    said = [" ".join(rng.choices(words, k=6)) for _ in range(240)]
+    rows = [pair(f"question {i}", said[i], (said[i] if i % 3 == 0 else said[i - 1]) + " <|im_end|>", tag=str(i)) for i in range(120)]
+    found = run(rows, shortcuts.Config(action="trim"))
+    same = {str(i) for i in range(0, 120, 3)}
+    assert set(found.gone) == same
+    assert found.reason("0") == "both answers are the same without <|im_end|>"
+    assert all(row["chosen"] != row["rejected"] for row in found.rows.values())

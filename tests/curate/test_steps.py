@@ -452,7 +452,7 @@ def test_select_agrees_with_a_slow_twin(drawn: list[tuple[str | None, str | None
         for math, code, others, pool_others, offsets in several:
             groups = [select.Group(name="mathematics", categories=["MATH"], keep=math), select.Group(name="programs", categories=["Code"], keep=code)]
             config = select.Config(by="score", groups=groups, others=others, pool_others=pool_others, offsets=offsets)
-            table = whole.join(select.judge(context.alive, config, context), on="row", how="left", suffix="_v")
+            table = whole.join(select.judge(context.alive, config, context).collect(), on="row", how="left", suffix="_v")
             assert table["keep"].null_count() == 0
             assert table["reason"].null_count() == 0
             expected = twin_of_select(table, {"math": math, "code": code}, others, pool_others, offsets)

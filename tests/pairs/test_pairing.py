@@ -105,3 +105,20 @@ def test_a_recipe_says_the_same(tmp_path: Path) -> None:
 
     table = pl.read_parquet(read_stage([Source(path="set.jsonl", rule="all", min_gap=2.0)], tmp_path, tmp_path / "read"))
     assert table.equals(reading.pairs)
+
+
+def test_sums_that_differ_by_rounding_alone_are_equal(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": text, "a": a, "b": b, "c": c} for text, a, b, c in (("one", 1, 1, 0), ("two", 0, 0, 1))]
+    with pytest.raises(AssayError, match="answers are rated equal"):
+        rated(tmp_path, rows, weights={"a": 0.1, "b": 0.2, "c": 0.3})
+
+
+def test_a_gap_that_is_just_reached() -> None:
+    assert Pairing(min_gap=0.5).pairs([4.1, 3.6]) == [(0, 1)]
+    with pytest.raises(Aside, match="no two answers are rated 0.5 apart"):
+        Pairing(min_gap=0.5).pairs([4.1, 3.601])
+
+
+def test_a_prompt_without_an_answer_is_set_aside(tmp_path: Path) -> None:
+    reading = rated(tmp_path, [*ANSWERS, {"prompt": "x", "responses": []}], scorer="rule:length")
+    assert (4, "`responses` is empty") in [(row["row"], row["reason"]) for row in reading.aside]

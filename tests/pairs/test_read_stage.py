@@ -186,3 +186,10 @@ def test_the_same_file_twice_is_read_as_two_sources(tmp_path: Path) -> None:
     found = read_parquet(read_stage([Source(path="set.jsonl", name="a"), Source(path="set.jsonl", name="b")], tmp_path, tmp_path / "read"))
     assert found.select(pl.col("source").unique(maintain_order=True)).to_series().to_list() == ["a", "b"]
     assert found.height == 6
+
+
+def test_a_name_that_is_given_wins(tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "yes", "rejected": "no", **({"source": "evol"} if i else {})}) + "\n" for i in range(2)))
+    for name, expected in (("mine", ["mine", "mine"]), (None, ["evol", "set"])):
+        found = read_parquet(read_stage([Source(path="set.jsonl", name=name)], tmp_path, tmp_path / f"read-{name}"))
+        assert sorted(found["source"]) == expected

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from assay.cli.app import CORES, DATA, DataRoot, EngineName, Json, Overrides, Workers, app, print_json
 from assay.errors import AssayError
@@ -128,7 +129,7 @@ def audit(
     *sources: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder for audit.html and audit.json.")],
     against: Annotated[list[str] | None, Parameter(negative="", help="A benchmark to look for: a known name (rewardbench, rewardbench2, rm-bench, judgebench, ppe) or NAME=PATH; may be repeated.")] = None,
-    judge: Annotated[str | None, Parameter(help="What judges the labels: a checkpoint, `rule:length`, or a backbone such as minilm that is cross-fitted on the data. Without it noise is not estimated.")] = None,
+    judge: Annotated[str | None, Parameter(help="What judges the labels: any scorer (a checkpoint, `rule:length`, `judge:MODEL@URL`), or a backbone such as minilm that is cross-fitted on the data. Without it noise is not estimated.")] = None,
     split: Annotated[str, Parameter(help="Split of hub data sets.")] = "train",
     data_root: DataRoot = None,
     workers: Workers = CORES,
@@ -232,7 +233,7 @@ def why(folder: Path, row: str, *, as_json: Json = False) -> int:
 
 
 @app.command(group=DATA)
-def borderline(folder: Path, *, rows: Annotated[int, Parameter(help="Rows to list on each side of a threshold.")] = 3, as_json: Json = False) -> int:
+def borderline(folder: Path, *, rows: Annotated[int, Parameter(help="Rows to list on each side of a threshold.", validator=Number(gte=1))] = 3, as_json: Json = False) -> int:
     """The rows nearest to the threshold of each step, so that a person can move it.
 
     Parameters

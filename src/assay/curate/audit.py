@@ -63,7 +63,7 @@ def detectors(rows: int, against: dict[str, str], judge: str | None, split: str 
     if against:
         found["contamination"] = decontaminate.Config(against=against, split=split, coverage=0.5)
     if judge:
-        trains = not (judge.startswith("rule:") or (Path(judge) / "scoring.json").is_file())
+        trains = not (":" in judge or "(" in judge or (Path(judge) / "scoring.json").is_file())  # no scorer's spec, so a backbone
         steps = max(20, min(300, rows // 64))
         found["noise"] = agree.Config(fit=TrainConfig(model=judge, max_steps=steps, max_length=256, validation=0.0)) if trains else agree.Config(scorers=[judge])
     return found
@@ -92,18 +92,20 @@ def audit(pairs: Path, folder: Path, *, against: dict[str, str] | None = None, j
         with given.tick("sorting into shards") as tick:
             pool = ingest(pairs, folder / "pool", running, tick=tick)
         rows = pool.column("source", "category", "subset").with_columns(pl.col("source").fill_null("(none)"))
-        one_a_prompt = rows.join(pool.features().select("row", "prompt_key"), on="row").unique("prompt_key", keep="first").sort("row").drop("prompt_key")
+        one_a_prompt = rows.hstack(pool.features_at(rows["row"], "prompt_key")).unique("prompt_key", keep="first").sort("row").drop("prompt_key")
         steps = detectors(pool.height, against or {}, judge, split)
-        found: dict[str, tuple[pl.DataFrame, dict[str, Any]]] = {}
+        found: dict[str, tuple[pl.DataFrame, dict[str, Any]]] = {}  # what would go, and notes
         for name, step in steps.items():
             workdir = folder / "steps" / name.replace(" ", "-")
             looked_at = one_a_prompt if isinstance(step, semantic_duplicates.Config) else rows
             if isinstance(step, near_duplicates.Config):  # what is counted as exact is not counted again
-                looked_at = rows.join(found["exact duplicates"][0].filter(~pl.col("keep")), on="row", how="anti")
+                looked_at = rows.join(found["exact duplicates"][0], on="row", how="anti")
             context = Context(pool, looked_at, running, workdir / "work", given.data_root, given.fit, given.score, given.likelihood, given.say, {}, given.tick)
             inputs = decontaminate.inputs(step, given.data_root) if isinstance(step, decontaminate.Config) else ""
-            found[name] = judged(step, context, workdir, fingerprint(pool.content, step.model_dump(), inputs, kernels.VERSION))
-            given.say(f"{name}: {int((~found[name][0]['keep']).sum()):,} rows")
+            file, notes = judged(step, context, workdir, fingerprint(pool.content, step.model_dump(), inputs, kernels.VERSION))
+            gone = pl.scan_parquet(file, glob=False).filter(~pl.col("keep")).drop("id", "copy").collect()
+            found[name] = gone, notes
+            given.say(f"{name}: {gone.height:,} rows")
         overview = _overview(pool, rows, folder, running)
     sources = {str(s): _source(str(s), part, found, overview) for (s,), part in rows.sort("source").group_by("source", maintain_order=True)}
     return {
@@ -111,7 +113,7 @@ def audit(pairs: Path, folder: Path, *, against: dict[str, str] | None = None, j
         "content": pool.content,
         "looked_for": list(steps),
         "not_looked_for": [n for n, there in (("contamination", against), ("noise", judge), ("prompts that say the same", pool.height <= SEMANTIC_LIMIT)) if not there],
-        "found": {name: int((~verdicts["keep"]).sum()) for name, (verdicts, _) in found.items()},
+        "found": {name: gone.height for name, (gone, _) in found.items()},
         "notes": {name: notes for name, (_, notes) in found.items()},
         "contamination": _by_benchmark(found),
         "sources": _with_examples(pool, sources, found),
@@ -121,12 +123,13 @@ def audit(pairs: Path, folder: Path, *, against: dict[str, str] | None = None, j
 def _overview(pool: Pool, rows: pl.DataFrame, folder: Path, running: engines.Engine) -> pl.DataFrame:
     """row, source, category, lengths, turns, language of a sample."""
     shape = Context(pool, rows, running, folder / "overview" / pool.content).map(_shape, rows, ["prompt"], "shape")
-    return rows.join(current_features(pool, rows, folder / "overview" / pool.content, running), on="row").join(shape, on="row")
+    lengths = current_features(pool, rows, "chars", folder / "overview" / pool.content, running)
+    return rows.join(lengths, on="row").hstack(pool.features_at(rows["row"], "prompt_key")).join(shape, on="row")
 
 
 def _shape(shard: pl.DataFrame) -> pl.DataFrame:
-    """A kernel: turns of a prompt, its length in characters, and its language for some rows of every shard."""
-    table = shard.select("row", turns=pl.col("prompt").list.len(), text=asked())
+    """A kernel: turns of the user in a prompt, its length in characters, and its language for some rows of every shard."""
+    table = shard.select("row", turns=pl.col("prompt").list.eval(pl.element().struct["role"] == "user").list.sum(), text=asked())
     every = max(1, table.height // LANGUAGES)
     languages = [_language(text) if i % every == 0 else None for i, text in enumerate(table["text"])]
     return table.select("row", "turns", prompt_chars=pl.col("text").str.len_chars()).with_columns(pl.Series("language", languages, dtype=pl.String))
@@ -147,7 +150,7 @@ def _language(text: str) -> str:
 def _source(name: str, part: pl.DataFrame, found: dict[str, tuple[pl.DataFrame, dict[str, Any]]], overview: pl.DataFrame) -> dict[str, Any]:
     mine = overview.join(part.select("row"), on="row", how="semi")
     chars = pl.concat([mine["chosen_chars"], mine["rejected_chars"]])
-    hits = {detector: verdicts.filter(~pl.col("keep")).join(part, on="row", how="semi").height for detector, (verdicts, _) in found.items()}
+    hits = {detector: gone.join(part, on="row", how="semi").height for detector, (gone, _) in found.items()}
     languages = Counter(mine["language"].drop_nulls())
     noise = found["noise"][1]["noise"].get(name) if "noise" in found else None
     probed = found["shortcuts"][1].get(name)
@@ -210,8 +213,8 @@ def _by_benchmark(found: dict[str, tuple[pl.DataFrame, dict[str, Any]]]) -> dict
     """Rows that have a prompt of each benchmark; 0 for those of which none was found."""
     if "contamination" not in found:
         return {}
-    verdicts, notes = found["contamination"]
-    hits = verdicts.filter(~pl.col("keep")).group_by(pl.col("because_of").str.replace(r":\d+$", "")).len()
+    gone, notes = found["contamination"]
+    hits = gone.select(benchmark=pl.col("because_of").str.split(decontaminate.AND).explode().str.replace(r":\d+$", "")).group_by("benchmark").len()
     return dict.fromkeys(notes["references"]["prompts"], 0) | dict(hits.iter_rows())
 
 
@@ -220,15 +223,15 @@ ORDER = ("contamination", "contradictions", "markers", "shortcuts", "exact dupli
 
 def _with_examples(pool: Pool, sources: dict[str, dict[str, Any]], found: dict[str, tuple[pl.DataFrame, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """The sources, each with its most telling rows: of every detector in turn the one it is surest of, until there are five."""
-    of = pool.column("id", "source").with_columns(pl.col("source").fill_null("(none)"))
     ranked = []
     for detector in ORDER:
         if detector in found:
-            gone = found[detector][0].filter(~pl.col("keep")).join(of, on="row").sort(pl.col("close").abs().fill_null(0), "row", descending=[True, False])
+            gone = found[detector][0]
+            gone = gone.hstack(pool.at(gone["row"], "id", "source")).with_columns(pl.col("source").fill_null("(none)")).sort(pl.col("close").abs().fill_null(0), "row", descending=[True, False])
             ranked.append(gone.group_by("source", maintain_order=True).head(TELLING).select("row", "id", "source", "reason", "because_of", detector=pl.lit(detector)).with_columns(turn=pl.int_range(pl.len()).over("source")))
     picked = pl.concat(ranked).with_columns(order=pl.int_range(pl.len())).sort("source", "turn", "order").unique("row", keep="first", maintain_order=True)
     picked = picked.group_by("source", maintain_order=True).head(TELLING) if picked.height else picked
-    texts = Context(pool, of, engines.HERE, Path()).texts(picked) if picked.height else None
+    texts = Context(pool, picked, engines.HERE, Path()).texts(picked) if picked.height else None
     examples: dict[str, list[dict[str, Any]]] = {}
     if texts is not None:
         for row in picked.join(texts.select("row", "prompt", "chosen", "rejected"), on="row", maintain_order="left").iter_rows(named=True):

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from assay.curate.runner import STAYED
+from assay.curate.steps.decontaminate import AND
 from assay.errors import AssayError
 from assay.files import MANIFEST, read_json, read_parquet
 
@@ -97,7 +98,7 @@ def _benchmark_prompts(folder: Path, path: list[dict[str, Any]]) -> dict[str, st
     found = {}
     for step in path:
         for file in sorted((folder / "steps" / step["step"] / "references").glob("*.parquet")) if step.get("because_of") else []:
-            named = pl.scan_parquet(file).filter(pl.format("{}:{}", "benchmark", "row") == step["because_of"]).collect()
+            named = pl.scan_parquet(file).filter(pl.format("{}:{}", "benchmark", "row") == step["because_of"].split(AND)[0]).collect()
             found.update(dict.fromkeys([step["because_of"]], named["text"][0]) if named.height else {})
     return found
 
@@ -115,16 +116,16 @@ def borderline(folder: Path, rows: int = 3) -> pl.DataFrame:
 
 
 def diff(a: Path, b: Path) -> pl.DataFrame:
-    """Rows that one curated set has and the other has not.
+    """Rows that one curated set has and the other has not, or has the other way round. Copies of a row are told apart by their number alone: of three copies in one set and one in the other, two are missing.
 
     Columns: id, in_a, in_b (what each ledger says of the row: `kept`, `kept, flipped`, `kept, trimmed`, a step, or `not read`), reason, source.
     """
     ledgers = []
     for folder in (a, b):
         open_folder(folder)
-        kept_first = read_parquet(folder / "ledger.parquet").sort(~pl.col("step").is_in(STAYED), "id", "copy")
-        ledgers.append(kept_first.unique("id", keep="first", maintain_order=True).select("id", "step", "reason", "source"))
-    both = ledgers[0].join(ledgers[1], on="id", how="full", coalesce=True, suffix="_b")
+        kept_first = read_parquet(folder / "ledger.parquet").sort("id", ~pl.col("step").is_in(STAYED), "copy")
+        ledgers.append(kept_first.select("id", "step", "reason", "source", place=pl.int_range(pl.len()).over("id")))
+    both = ledgers[0].join(ledgers[1], on=["id", "place"], how="full", coalesce=True, suffix="_b")
     table = both.select(
         "id",
         in_a=pl.col("step").fill_null("not read"),

@@ -74,22 +74,30 @@ class Pool:
 
     def column(self, *names: str) -> pl.DataFrame:
         """Columns of all rows as they came in, with ``row``."""
-        return self._of(self.shard, list(names))
-
-    def features(self) -> pl.DataFrame:
-        """The features of all rows as they came in, with ``row``."""
-        return self._of(lambda i: _beside(self.shard(i)), list(FEATURES))
-
-    def _of(self, file: Callable[[int], Path], names: list[str]) -> pl.DataFrame:
-        return pl.concat(self._parts(file, names))
+        return pl.concat(self.by_shard(*names))
 
     def by_shard(self, *names: str) -> Iterator[pl.DataFrame]:
         """``column``, a shard at a time."""
-        return self._parts(self.shard, list(names))
-
-    def _parts(self, file: Callable[[int], Path], names: list[str]) -> Iterator[pl.DataFrame]:
         for i, (first, end) in enumerate(itertools.pairwise(self.first())):
-            yield pl.read_parquet(file(i), columns=names).insert_column(0, pl.arange(first, end, eager=True, dtype=pl.UInt32).alias("row"))
+            yield pl.read_parquet(self.shard(i), columns=list(names)).insert_column(0, pl.arange(first, end, eager=True, dtype=pl.UInt32).alias("row"))
+
+    def at(self, rows: pl.Series, *names: str) -> pl.DataFrame:
+        """Columns of some rows as they came in, in the order of ``rows`` (numbers of rows)."""
+        return self._at(rows, self.shard, list(names))
+
+    def features_at(self, rows: pl.Series, *names: str) -> pl.DataFrame:
+        """Features of some rows as they came in, in the order of ``rows``."""
+        return self._at(rows, lambda i: _beside(self.shard(i)), list(names))
+
+    def _at(self, rows: pl.Series, file: Callable[[int], Path], names: list[str]) -> pl.DataFrame:
+        if not rows.is_sorted():
+            order = rows.arg_sort()
+            return self._at(rows.gather(order), file, names)[order.arg_sort()]
+        first = self.first()
+        bounds = np.searchsorted(rows.to_numpy(), first)
+        held = [(file(i), rows[a:b].cast(pl.Int64) - first[i]) for i, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a]
+        parts = [pl.read_parquet(path, columns=names)[places] for path, places in held]
+        return pl.concat(parts) if parts else pl.read_parquet(file(0), columns=names, n_rows=0)
 
 
 def _beside(shard: Path) -> Path:

@@ -50,6 +50,8 @@ from assay.pairs.schema import answer_text, conform, pair_id
 OUTPUTS = ("kept.parquet", "dropped.parquet", "ledger.parquet")
 KEPT, FLIPPED, TRIMMED, BOTH = STAYED = ("kept", "kept, flipped", "kept, trimmed", "kept, flipped and trimmed")
 """What the ledger says of rows that no step dropped."""
+SAID = ("reason", "score", "because_of", "close")
+"""What a verdict tells a reader; the runner goes by the rest."""
 SMALL = 64 << 20
 """Below this many bytes of pairs a process pool costs more than it saves."""
 
@@ -193,7 +195,8 @@ def _run_steps(pool: Pool, alive: pl.DataFrame, steps: Sequence[AnyStep], inputs
         chain = fingerprint(chain, step.model_dump(), given, kernels.VERSION)
         workdir = folder / "steps" / name
         context = Context(pool, alive, engine, workdir / "work", tools.data_root, tools.fit, tools.score, tools.likelihood, tools.say, {}, tools.tick)
-        verdicts, notes = judged(step, context, workdir, chain)
+        file, notes = judged(step, context, workdir, chain)
+        verdicts = read_parquet(file, without=("id", "copy", *SAID))
         before, before_lengths = alive, lengths
         alive = _apply(alive, verdicts)
         lengths = before_lengths.join(alive.select("row"), on="row", how="semi")
@@ -205,23 +208,23 @@ def _run_steps(pool: Pool, alive: pl.DataFrame, steps: Sequence[AnyStep], inputs
 
 
 def _lengths(pool: Pool, alive: pl.DataFrame, workdir: Path, engine: Engine) -> pl.DataFrame:
-    return current_features(pool, alive, workdir, engine).select("row", "chosen_chars", "rejected_chars")
+    return current_features(pool, alive, "chars", workdir, engine)
 
 
-def judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """The verdicts of a step and its notes: from its folder if it is done there, otherwise by running it."""
+def judged(step: AnyStep, context: Context, workdir: Path, print_: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a step's verdicts, in order of the rows, and its notes: from its folder if it is done there, otherwise by running it."""
     file = workdir / "verdicts.parquet"
     if not is_done(workdir, print_):
         start_over(workdir, print_)
         rows = context.alive if step.only is None else context.alive.filter(pl.col("source").is_in(step.only))
-        empty = pl.DataFrame(schema=VERDICT)
-        verdicts = MODULES[step.kind].judge(rows, step, context).sort("row") if rows.height else empty
+        verdicts = MODULES[step.kind].judge(rows, step, context) if rows.height else pl.LazyFrame(schema=VERDICT)
         with ParquetStream(file) as stream:
-            for ids in context.pool.by_shard("id", "copy"):
-                stream.write(ids.join(verdicts, on="row", how="inner", maintain_order="left").select("id", "copy", *verdicts.columns))
+            for (first, end), ids in zip(itertools.pairwise(context.pool.first()), context.pool.by_shard("id", "copy"), strict=True):
+                these = verdicts.filter(pl.col("row").is_between(first, end, closed="left")).collect()
+                stream.write(ids.join(these, on="row", how="inner", maintain_order="left").select("id", "copy", *these.columns))
         write_json(workdir / MANIFEST, {"fingerprint": print_, "step": step.model_dump(), "notes": context.notes})
         shutil.rmtree(workdir / "work", ignore_errors=True)
-    return read_parquet(file, without=("id", "copy")), read_json(workdir / MANIFEST)["notes"]
+    return file, read_json(workdir / MANIFEST)["notes"]
 
 
 def _apply(alive: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
@@ -237,11 +240,24 @@ def _apply(alive: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         stay = stay.with_columns(pl.coalesce(f"_new_{c}", *([c] if c in alive.columns else [])).alias(c))
     if "flip" in marks:
         before = pl.col("flipped").fill_null(False) if "flipped" in alive.columns else pl.lit(False)
-        stay = stay.with_columns(flipped=before ^ pl.col("_new_flip").fill_null(False))
+        stay = _turned(stay, [c for c in alive.columns if c not in more]).with_columns(flipped=before ^ pl.col("_new_flip").fill_null(False))
     if "trim" in marks:
         both = [c for c in ("trim", "_new_trim") if c in stay.columns]
         stay = stay.with_columns(trim=pl.concat_str(both, separator=SEPARATOR, ignore_nulls=True).replace("", None))
     return stay.drop([c for c in stay.columns if c.startswith("_new_")])
+
+
+def _turned(rows: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """Rows with what earlier steps said of their sides exchanged where they are flipped now: `x_chosen` with `x_rejected`, the sign of `x_gap` and `x_margin`."""
+    flip, changed = pl.col("_new_flip").fill_null(False), []
+    for name in columns:
+        stem, _, what = name.rpartition("_")
+        other = {"chosen": f"{stem}_rejected", "rejected": f"{stem}_chosen"}.get(what)
+        if other in columns:
+            changed.append(pl.when(flip).then(other).otherwise(name).alias(name))
+        elif what in ("gap", "margin"):
+            changed.append(pl.when(flip).then(-pl.col(name)).otherwise(name).alias(name))
+    return rows.with_columns(changed)
 
 
 def length_bias(lengths: pl.DataFrame) -> dict[str, float | int]:
@@ -302,7 +318,8 @@ def _finish(folder: Path, pool: Pool, alive: pl.DataFrame, about: dict[str, Any]
             marked = rows.join(alive.select("row", *marks, *added), on="row", how="left", maintain_order="left").with_columns(stays=rows["row"].is_in(alive["row"].implode()))
             frame = load(pool.shard(i), a, marked, [*pool.columns, "copy"])
             lines = _lines(frame, marked, last)
-            frame = frame.drop(added, strict=False).hstack(marked.select(*added, *(c for c in marks if c == "flipped")))
+            theirs = {c: frame[c] for c in added if c in frame.columns}  # rows that a step did not judge keep what they came with
+            frame = frame.drop(added, strict=False).hstack(marked.select(*added, *(c for c in marks if c == "flipped"))).with_columns(pl.coalesce(c, values) for c, values in theirs.items())
             stays, gone = frame.filter(marked["stays"]), frame.filter(~marked["stays"]).drop("flipped", strict=False)
             for name, stream, table in zip(OUTPUTS, (kept, dropped, ledger), (_renamed(stays, marked), gone, lines), strict=True):
                 stream.write(table)

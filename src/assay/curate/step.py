@@ -2,8 +2,8 @@
 
 A step is a module in ``curate/steps/`` with a ``Config`` (its fields are its documentation) and a function
 ``judge(rows, config, context)``. ``rows`` holds numbers and names, never texts: those stay on disk and are met shard by shard, through
-``context.map``. A step returns one verdict for each row it has an opinion on and changes nothing: the
-runner removes, edits and writes the ledger. Rows without a verdict are kept.
+``context.map``. A step returns one verdict for each row it has an opinion on, as a lazy frame, so that reasons are put into words a shard at a
+time, and changes nothing: the runner removes, edits and writes the ledger. Rows without a verdict are kept.
 """
 
 import itertools
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from assay.curate.kernels.features import FEATURES
 from assay.curate.pool import Kernel, Pool, load, map_files, map_rows, part_features
 from assay.engine import Engine, Tick
 from assay.errors import AssayError, did_you_mean
@@ -99,9 +100,9 @@ class Context:
         with self.progress(f"{self.workdir.parent.name}: {name}") as tick:
             return map_files(self.pool, rows, kernel, columns, self.workdir / name, self.engine, tick)
 
-    def features(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Keys and lengths of the texts as they now stand: row, and the columns of ``kernels.features``."""
-        return current_features(self.pool, rows, self.workdir, self.engine)
+    def features(self, rows: pl.DataFrame, what: Literal["key", "chars"]) -> pl.DataFrame:
+        """Keys or lengths of the texts as they now stand, see ``current_features``."""
+        return current_features(self.pool, rows, what, self.workdir, self.engine)
 
     def texts(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Whole pairs as they now stand, with ``row``, ``copy`` and ``prompt_id``: only for as many as fit in memory."""
@@ -117,7 +118,7 @@ class Context:
 
     def ids(self, rows: pl.Series) -> pl.Series:
         """The ids of rows by their numbers."""
-        return self.pool.column("id")["id"].gather(rows)
+        return self.pool.at(rows, "id")["id"]
 
     def columns(self, rows: pl.DataFrame, *names: str, step: str) -> pl.DataFrame:
         """``rows`` with further columns of the input, or of earlier steps.
@@ -134,7 +135,7 @@ class Context:
         missing = [n for n in dict.fromkeys(names) if n not in rows.columns]
         if not missing:
             return rows
-        whole = rows.join(self.pool.column(*missing), on="row", how="left", maintain_order="left")
+        whole = rows.hstack(self.pool.at(rows["row"], *missing))
         if "margin" in missing and "flipped" in rows.columns:  # the margin of the labels as they were says nothing of the labels as they are
             whole = whole.with_columns(margin=pl.when(~pl.col("flipped").fill_null(False)).then("margin"))
         return whole
@@ -156,23 +157,24 @@ class Context:
         return with_it.with_columns(pl.col(name).cast(pl.Float64).fill_nan(None))
 
 
-def current_features(pool: Pool, rows: pl.DataFrame, workdir: Path, engine: Engine) -> pl.DataFrame:
-    """The stored features of rows, with flips and trims accounted for."""
+def current_features(pool: Pool, rows: pl.DataFrame, what: Literal["key", "chars"], workdir: Path, engine: Engine) -> pl.DataFrame:
+    """Of rows, in their order, the keys of the texts (row, prompt_key, chosen_key, rejected_key) or the answers' lengths (row, chosen_chars, rejected_chars), with flips and trims accounted for."""
     marks = [c for c in ("flipped", "trim") if c in rows.columns]
-    stored = rows.select("row", *marks).join(pool.features(), on="row", how="left", maintain_order="left")
+    names = [name for name in FEATURES if name.endswith(what)]
+    stored = rows.select("row", *marks).hstack(pool.features_at(rows["row"], *names))
     if "flipped" in marks:
         turn = pl.col("flipped").fill_null(False)
         other = {"chosen": "rejected", "rejected": "chosen"}
-        stored = stored.with_columns(pl.when(turn).then(f"{other[side]}_{what}").otherwise(f"{side}_{what}").alias(f"{side}_{what}") for side in other for what in ("key", "chars"))
+        stored = stored.with_columns(pl.when(turn).then(f"{other[side]}_{what}").otherwise(f"{side}_{what}").alias(f"{side}_{what}") for side in other)
     if "trim" in marks and stored["trim"].is_not_null().any():
         cut = stored.filter(pl.col("trim").is_not_null())
         anew = map_rows(pool, cut, part_features, ["prompt", "chosen", "rejected"], workdir / "trimmed", engine)
-        stored = stored.update(anew, on="row")
+        stored = stored.update(anew.select("row", *names), on="row")
     return stored.drop(marks)
 
 
 def verdicts(
-    frame: pl.DataFrame,
+    frame: pl.DataFrame | pl.LazyFrame,
     *,
     keep: pl.Expr,
     reason: pl.Expr | str,
@@ -181,11 +183,12 @@ def verdicts(
     flip: pl.Expr | None = None,
     trim: pl.Expr | None = None,
     close: pl.Expr | None = None,
-    more: list[str] | None = None,
-) -> pl.DataFrame:
-    """Verdicts for the rows of ``frame`` (which has ``row``), from expressions over its columns."""
-    return frame.select(
-        pl.col("row").cast(pl.UInt32),
+    more: dict[str, pl.Expr] | None = None,
+) -> pl.LazyFrame:
+    """Verdicts for the rows of ``frame`` (which has ``row``, a UInt32), from expressions over its columns."""
+    whole = frame.rechunk().lazy() if isinstance(frame, pl.DataFrame) else frame  # polars 2.1 panics in `format` where a filter leaves the first of several chunks empty
+    return whole.select(
+        "row",
         keep.cast(pl.Boolean).alias("keep"),
         (pl.lit(reason) if isinstance(reason, str) else reason).cast(pl.String).alias("reason"),
         (pl.lit(None) if score is None else score).cast(pl.Float64).alias("score"),
@@ -193,7 +196,7 @@ def verdicts(
         (pl.lit(False) if flip is None else flip).cast(pl.Boolean).alias("flip"),
         (pl.lit(None) if trim is None else trim).cast(pl.String).alias("trim"),
         (pl.lit(None) if close is None else close).cast(pl.Float64).alias("close"),
-        *(more or []),
+        **(more or {}),
     )
 
 

@@ -264,8 +264,11 @@ def _answers(row: Row, how: Pairing) -> list[Row]:
     if how.scorer is None:
         raise Aside("answers without ratings: name a scorer (`scorer` of the source, --scorer)")
     prompt = prompt_of(_need(row, "prompt"))
+    answers = [answer_of(a, f"responses[{i}]") for i, a in enumerate(_list(row, "responses"))]
+    if not answers:
+        raise Aside("`responses` is empty")
     extras = {k: row[k] for k in ("source", "subset", "category") if row.get(k) is not None}
-    return [{**extras, "prompt": prompt, "response": answer_of(a, f"responses[{i}]"), "rating": 0.0} for i, a in enumerate(_list(row, "responses"))]
+    return [{**extras, "prompt": prompt, "response": answer, "rating": 0.0} for answer in answers]
 
 
 def _has(*keys: str) -> Callable[[Row], bool]:

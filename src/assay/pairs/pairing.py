@@ -10,6 +10,8 @@ from assay.pairs.messages import Aside
 
 FLOAT32_MAX = 3.4e38
 """What a margin can hold."""
+DIGITS = 9
+"""Decimals that count: 0.1 + 0.2 and 0.3 are one rating."""
 Rule = Literal["best-worst", "best-rest", "all"]
 
 
@@ -40,7 +42,7 @@ class Pairing:
             return 0.0
         if self.weights is None:
             return _rating(row, self.attribute)
-        return sum(weight * _rating(row, name) for name, weight in self.weights.items())
+        return round(sum(weight * _rating(row, name) for name, weight in self.weights.items()), DIGITS)
 
     def pairs(self, ratings: list[float]) -> list[tuple[int, int]]:
         """(better, worse) positions, the largest difference first.
@@ -59,7 +61,7 @@ class Pairing:
             "best-rest": [(best, i) for i in everyone if ratings[i] < ratings[best]],
             "all": [(i, j) for i in everyone for j in everyone if ratings[i] > ratings[j]],
         }[self.rule]
-        apart = [(i, j) for i, j in two if ratings[i] - ratings[j] >= self.min_gap]
+        apart = [(i, j) for i, j in two if round(ratings[i] - ratings[j], DIGITS) >= self.min_gap]
         if not apart:
             raise Aside(f"no two answers are rated {self.min_gap:g} apart")
         return sorted(apart, key=lambda p: (ratings[p[1]] - ratings[p[0]], p))[: self.per_prompt]

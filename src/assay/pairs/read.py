@@ -89,7 +89,7 @@ def read(
 
     Args:
         source: a file, a folder, or a hub id ``owner/name``.
-        name: value of the column `source` for rows that have none; by default the name of the file or folder.
+        name: value of the column `source`; by default what the rows have there, or else the name of the file or folder.
         format: name of the format; recognised from the rows by default.
         attribute, weights: which rating orders answers that are rated one a row, or a weighted sum of ratings.
         rule, min_gap, per_prompt: which of several rated answers make a pair, see ``Pairing``.
@@ -108,7 +108,7 @@ def read(
     aside: list[dict[str, Any]] = []
     raw = sources.rows(str(source), split=split, config=config, data_root=data_root)
     how = Pairing(attribute, weights, rule, min_gap, per_prompt, scorer)
-    reader = _Reader(name or default_name(str(source)), how, strict, tick, frames.append, aside.append)
+    reader = _Reader(name, default_name(str(source)), how, strict, tick, frames.append, aside.append)
     reader.read(str(source), renamed(itertools.islice(raw, limit), columns or {}), _named(format) if format else None)
     return Reading(schema.stack(frames), aside, reader.formats, reader.rows_read, reader.rows_used)
 
@@ -125,7 +125,7 @@ def read_to(folder: Path, source: str, *, name: str | None, format: str | None, 
 
     with atomic(folder / "aside.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
         raw = sources.rows(source, split=split, config=config, data_root=data_root)
-        reader = _Reader(name or default_name(source), how, False, None, write, lambda row: print(_aside_line(row), file=stream))
+        reader = _Reader(name, default_name(source), how, False, None, write, lambda row: print(_aside_line(row), file=stream))
         reader.read(source, renamed(itertools.islice(raw, limit), columns), _named(format) if format else None)
     return {"rows_read": reader.rows_read, "rows_used": reader.rows_used, "rows_aside": reader.reasons.total(), "reasons": _ordered(reader.reasons), "formats": reader.formats, "pairs": reader.pairs, "parts": parts}
 
@@ -219,9 +219,9 @@ class _Reader:
     """The state of one reading: counts, rows that wait for a frame, answers that wait for their group. Frames and rows set aside are handed on."""
 
     def __init__(
-        self, name: str, how: Pairing, strict: bool, tick: Callable[[int], None] | None, frame: Callable[[pl.DataFrame], None], aside: Callable[[dict[str, Any]], None]
+        self, name: str | None, default: str, how: Pairing, strict: bool, tick: Callable[[int], None] | None, frame: Callable[[pl.DataFrame], None], aside: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.name, self.how, self.strict, self.tick = name, how, strict, tick
+        self.name, self.default, self.how, self.strict, self.tick = name, default, how, strict, tick
         self.frame, self.aside = frame, aside
         self.rows_read = self.rows_used = self.pairs = 0
         self.reasons: Counter[str] = Counter()
@@ -335,7 +335,7 @@ class _Reader:
                 self._set_aside(row, reason)
 
     def _add(self, pairs: list[dict[str, Any]]) -> None:
-        self.waiting += [{**pair, "source": pair.get("source") or self.name} for pair in pairs]
+        self.waiting += [{**pair, "source": self.name or pair.get("source") or self.default} for pair in pairs]
         if len(self.waiting) >= CHUNK:
             self._flush()
 

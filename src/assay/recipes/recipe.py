@@ -23,7 +23,7 @@ class Source(BaseModel):
     path: str
     """A file, a folder, or a hub id `owner/name`, of which a copy may lie in the data root. Relative paths start at the recipe's folder."""
     name: str | None = None
-    """Value of the column `source`, by which steps and offsets name these rows. By default the name of the file or folder."""
+    """Value of the column `source`, by which steps and offsets name these rows. By default what the rows have there, or else the name of the file or folder."""
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None

@@ -66,7 +66,7 @@ class Config(StepConfig):
         return self
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Score every row with a judge that did not see its prompt; drop or flip what it ranks wrong."""
     scored = _scored(rows.sort("row"), config, context)
     count = max(1, len(config.scorers))
@@ -74,12 +74,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     difference = pl.col("chosen_score") - pl.col("rejected_score")
     right = pl.col("ranked_right") >= needed
     wrong_enough = pl.lit(config.action == "flip") & ~right & (difference < -config.flip_below)
-    marked = scored.with_columns(difference=difference, right=right, turn=wrong_enough).with_columns(
-        agree_chosen=pl.when("turn").then("rejected_score").otherwise("chosen_score"),
-        agree_rejected=pl.when("turn").then("chosen_score").otherwise("rejected_score"),
-        agree_mean=(pl.col("chosen_score") + pl.col("rejected_score")) / 2,
-        agree_margin=pl.when("turn").then(-difference).otherwise(difference),
-    )
+    marked = scored.with_columns(difference=difference, right=right, turn=wrong_enough)
     by_source = _sources(rows).join(marked.select("row", "difference", "least"), on="row")
     context.notes["noise"] = noise(by_source)
     if config.margin == "auto":
@@ -96,7 +91,12 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         because_of=pl.col("judged_by"),
         flip=pl.col("turn"),
         close=pl.when(pl.col("least").is_finite()).then((pl.col("difference") - pl.col("least")).abs()),
-        more=["agree_chosen", "agree_rejected", "agree_mean", "agree_margin"],
+        more={
+            "agree_chosen": pl.when("turn").then("rejected_score").otherwise("chosen_score"),
+            "agree_rejected": pl.when("turn").then("chosen_score").otherwise("rejected_score"),
+            "agree_mean": (pl.col("chosen_score") + pl.col("rejected_score")) / 2,
+            "agree_margin": pl.when("turn").then(-difference).otherwise(difference),
+        },
     )
 
 

@@ -28,7 +28,7 @@ class Config(StepConfig):
     """Share of the commoner direction that is allowed, 0.5 to 1; rows without a difference do not count and stay."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Mark the rows of the commoner direction that have no match; they go."""
     group = pl.lit("all") if config.per == "all" else pl.col(config.per).fill_null("(none)")
     differing = rows.select("row", group=group).join(difference(rows, config.by, context), on="row").filter(pl.col("difference") != 0)
@@ -46,11 +46,12 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
 def difference(rows: pl.DataFrame, by: str, context: Context) -> pl.DataFrame:
     """``row`` and ``difference``: above 0 where the chosen side has more. Lengths are compared by the logarithm of their ratio."""
     if by == "length":
-        sides = context.features(rows)
+        sides = context.features(rows, "chars")
         return sides.select("row", difference=((pl.col("chosen_chars") + 1) / (pl.col("rejected_chars") + 1)).log())
     if by == "markdown":
         return context.map(markdown, rows, ["chosen", "rejected"], "markdown")
-    return context.numeric(rows, by, "balance").select("row", difference=pl.col(by)).drop_nulls()
+    turned = pl.col("flipped").fill_null(False) if "flipped" in rows.columns and by not in rows.columns else pl.lit(False)  # a column of the input speaks of the sides as they came
+    return context.numeric(rows, by, "balance").select("row", difference=pl.when(turned).then(-pl.col(by)).otherwise(by)).drop_nulls()
 
 
 def markdown(shard: pl.DataFrame) -> pl.DataFrame:

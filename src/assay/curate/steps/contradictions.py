@@ -12,6 +12,7 @@ from typing import Literal
 import polars as pl
 
 from assay.curate.step import Context, StepConfig, named, verdicts
+from assay.curate.steps.duplicates import repeated
 
 
 class Config(StepConfig):
@@ -24,9 +25,9 @@ class Config(StepConfig):
     """What becomes of rows on a cycle of three and more: they are named in the step's verdicts and stay, they go, or they are not looked for."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop the rows on the losing side of each contradiction and the rows of each cycle, naming a row that says the opposite."""
-    keyed = rows.select("row").join(context.features(rows), on="row").filter(pl.col("chosen_key") != pl.col("rejected_key"))
+    keyed = repeated(context.features(rows, "key").filter(pl.col("chosen_key") != pl.col("rejected_key")), ["prompt_key"])
     opposed = _opposed(keyed, config.resolve)
     found = [named(opposed, "against", context)]
     if config.cycles != "ignore":
@@ -45,7 +46,7 @@ def _opposed(keyed: pl.DataFrame, resolve: str) -> pl.DataFrame:
         low_wins=pl.col("chosen_key") < pl.col("rejected_key"),
     )
     group = ["prompt_key", "low_key", "high_key"]
-    several = ordered.filter(pl.struct(group).is_duplicated())
+    several = repeated(ordered, group)
     sides = several.with_columns(size=pl.len().over(group), for_low=pl.col("low_wins").sum().over(group)).filter((pl.col("for_low") > 0) & (pl.col("for_low") < pl.col("size")))
     mine = pl.when(pl.col("low_wins")).then(pl.col("for_low")).otherwise(pl.col("size") - pl.col("for_low"))
     first_low, first_high = (pl.col("row").filter(side).min().over(group) for side in (pl.col("low_wins"), ~pl.col("low_wins")))

@@ -57,7 +57,7 @@ class Config(StepConfig):
 
 
 def references(config: Config, data_root: Path | None) -> pl.DataFrame:
-    """The benchmark prompts: columns benchmark, row (counted over all files of the benchmark), text.
+    """The benchmark prompts, each once in every benchmark that has it: columns benchmark, row (counted over all files of the benchmark), text.
 
     Raises:
         AssayError: a benchmark cannot be opened or its rows have no prompt.
@@ -74,11 +74,11 @@ def references(config: Config, data_root: Path | None) -> pl.DataFrame:
         if len(found) == before:
             raise AssayError(f"step `decontaminate`: no row of {source} has a prompt (prompt, question, instruction, messages, or chosen and rejected)")
     frame = pl.DataFrame(found, schema={"benchmark": pl.String, "row": pl.Int64, "text": pl.String}, orient="row")
-    return frame.unique("text", keep="first", maintain_order=True).sort("benchmark", "text")
+    return frame.unique(("benchmark", "text"), keep="first", maintain_order=True).sort("benchmark", "text")
 
 
 def _prompt(row: dict[str, Any]) -> str | None:
-    for column in ("prompt", "question", "instruction", "messages", "input", "query"):
+    for column in ("prompt", "question", "instruction", "messages", "input", "query", "conversation_input"):
         if row.get(column):
             try:
                 return prompt_text(prompt_of(row[column]))
@@ -96,16 +96,18 @@ def inputs(config: Config, data_root: Path | None) -> str:
     return fingerprint(references(config, data_root).rows())
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop each row whose prompt equals or sufficiently overlaps a benchmark prompt, naming it and the shared words."""
     reference = references(config, context.data_root)
     name = fingerprint(reference.rows())
     write_parquet(context.workdir.parent / "references" / f"{name}.parquet", reference)
     context.notes.update(references={"content": name, "prompts": dict(reference.group_by("benchmark").len().sort("benchmark").iter_rows())})
-    found = context.map(partial(_overlap, looked_for=_looked_for(reference["text"].to_list(), config)), rows, ["prompt"])
+    places = reference.group_by("text", maintain_order=True).agg(because_of=pl.format("{}:{}", "benchmark", "row").str.join(AND))
+    texts = places["text"].to_list()
+    found = context.map(partial(_overlap, looked_for=_looked_for(texts, config)), rows, ["prompt"])
     if config.cosine is not None:
-        found = pl.concat([found, _in_meaning(rows.join(found, on="row", how="anti"), reference, config, context)])
-    names = reference.select(pl.int_range(pl.len()).alias("item"), pl.format("{}:{}", "benchmark", "row").alias("because_of"))
+        found = pl.concat([found, _in_meaning(rows.join(found, on="row", how="anti"), texts, config, context)])
+    names = places.select(pl.int_range(pl.len()).alias("item"), "because_of")
     listed = found.join(names, on="item", how="left").sort("row")
     shares = pl.format("shares {}% of a benchmark prompt's {}: \"{}\", from word {}", (pl.col("score") * 100).round(0).cast(pl.Int64), pl.lit(f"{config.ngram}-grams"), "span", "at")
     reason = (
@@ -115,10 +117,13 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
         .otherwise(shares)
     )
     drop = pl.col("tier").is_in(["exact", "short"]) | ((pl.col("tier") == "n-gram") & (pl.col("score") >= config.coverage))
+    context.notes["only marked"] = listed.filter(~drop).height
     close = pl.when(pl.col("tier") == "n-gram").then((pl.col("score") - config.coverage).abs())
     return verdicts(listed, keep=~drop, reason=reason, score=pl.col("score"), because_of=pl.col("because_of"), close=close)
 
 
+AND = " and "
+"""Between the benchmarks that have the same prompt."""
 LookedFor = tuple[dict[str, int], list[tuple[str, list[int], ngrams.Reference]]]
 """Whole prompts by their words; and by tier, the items indexed and their n-grams."""
 
@@ -159,12 +164,11 @@ def _overlap(shard: pl.DataFrame, looked_for: LookedFor) -> pl.DataFrame:
     return pl.DataFrame([(rows[i], *hit) for i, hit in sorted(hits.items())], schema=FOUND, orient="row")
 
 
-def _in_meaning(rows: pl.DataFrame, reference: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def _in_meaning(rows: pl.DataFrame, texts: list[str], config: Config, context: Context) -> pl.DataFrame:
     """Rows near a benchmark prompt, by exact search."""
     if rows.height == 0:
         return pl.DataFrame(schema=FOUND)
     assert config.cosine is not None
-    texts = reference["text"].to_list()
     vectors, theirs = vectors_of(rows, config.embedding, "prompt", context), embed(texts, config.embedding)
     numbers, found = rows.sort("row")["row"].to_list(), []
     for i in range(0, len(vectors), 4_096):

@@ -6,6 +6,7 @@ same two answers in opposite order are twins as well: run ``contradictions`` fir
 
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from assay.curate.step import Context, StepConfig, named, verdicts
@@ -29,13 +30,11 @@ KEYS = {
 }
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop all but the best row of each group of equal keys, naming the one that stays."""
-    keyed = rows.select("row").join(context.features(rows), on="row").join(best_value(rows, config.best, "duplicates", context), on="row").with_columns(
-        low_key=pl.min_horizontal("chosen_key", "rejected_key"), high_key=pl.max_horizontal("chosen_key", "rejected_key")
-    )
+    keyed = context.features(rows, "key").with_columns(low_key=pl.min_horizontal("chosen_key", "rejected_key"), high_key=pl.max_horizontal("chosen_key", "rejected_key"))
     key = KEYS[config.key]
-    several = keyed.filter(pl.struct(key).is_duplicated())
+    several = repeated(keyed, key).join(best_value(rows, config.best, "duplicates", context), on="row")
     ranked = several.sort([*key, "best", "row"], descending=[False] * len(key) + [True, False], nulls_last=True)
     first = ranked.with_columns(
         place=pl.int_range(pl.len()).over(key),
@@ -46,6 +45,14 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     twins = named(first.filter(pl.col("place") > 0), "kept", context)
     reason = pl.format("duplicate {}{}", pl.lit(config.key), pl.when(pl.col("opposite")).then(pl.lit(opposite)).otherwise(pl.lit("")))
     return verdicts(twins, keep=pl.lit(False), reason=reason, score=pl.col("best"), because_of=pl.col("kept"))
+
+
+def repeated(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """The rows that have another of the same key. Sorting a hash of each takes a tenth of the memory of grouping them."""
+    hashes = rows.select(key).hash_rows()
+    ordered = np.sort(hashes.to_numpy())
+    twice = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]], dtype=pl.UInt64).unique()
+    return rows.filter(hashes.is_in(twice.implode())).filter(pl.struct(key).is_duplicated())
 
 
 def best_value(rows: pl.DataFrame, column: str | None, step: str, context: Context) -> pl.DataFrame:

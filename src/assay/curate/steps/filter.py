@@ -22,15 +22,15 @@ class Config(StepConfig):
     """Values that stay. A row without a value goes."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop the rows whose value is not among those that stay."""
     column = context.columns(rows, config.column, step="filter")[config.column]
     if column.dtype.is_nested():
         raise AssayError(f"step `filter`: the column `{config.column}` holds {column.dtype}, expected texts, numbers or booleans")
-    wanted = {_text(value) for value in config.values}
-    judged = rows.select("row").with_columns(text=pl.Series([_text(v) for v in column], dtype=pl.String))
-    reason = pl.concat_str(pl.lit(f"{config.column} is "), "text")
-    return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=reason)
+    wanted, there = {_text(value) for value in config.values}, column.unique()
+    texts = pl.LazyFrame({"value": there, "text": [_text(value) for value in there]}, schema={"value": column.dtype, "text": pl.String})
+    judged = rows.select("row", value=column).lazy().join(texts, on="value", how="left", nulls_equal=True)
+    return verdicts(judged, keep=pl.col("text").is_in(wanted), reason=pl.concat_str(pl.lit(f"{config.column} is "), "text"))
 
 
 def _text(value: object) -> str:

@@ -41,7 +41,7 @@ class Config(StepConfig):
     kind: Literal["markers"] = "markers"
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop each row with a marker in an answer, naming the marker and its side."""
     found = context.map(find_markers, rows, ["prompt", "chosen", "rejected"])
     reason = pl.format("marker {} in {}", pl.col("marker"), pl.col("side"))

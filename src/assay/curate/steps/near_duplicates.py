@@ -1,11 +1,12 @@
 """Near duplicates: of the rows whose texts are almost the same, the best one stays.
 
-A text is the set of its word 3-grams (of 2-grams where it is short). MinHash and LSH find candidates (Broder 1997), the true Jaccard similarity
+A text is the set of its word 3-grams (of 2-grams where it is short; such texts must have the same signs between their words, too: 7 + 8 is not 7 - 8). MinHash and LSH find candidates (Broder 1997), the true Jaccard similarity
 decides, rows that are similar directly or through others form a group, and of each group the best row stays. The bands are chosen so that a pair
 exactly at the threshold is a candidate with at least 99%; the whole curve is in the step's account.
 """
 
 import itertools
+import re
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from pydantic import Field
 from assay.curate.kernels import minhash
 from assay.curate.kernels.components import components
 from assay.curate.kernels.features import parts
+from assay.curate.kernels.text import key
 from assay.curate.step import Context, StepConfig, named, verdicts
 from assay.curate.steps.duplicates import best_value
 
@@ -28,6 +30,9 @@ WINDOW = 32
 
 NEAR_MISS = 0.05
 """Rows that miss the threshold by less are named in the step's verdicts, and stay."""
+
+SIGNS = re.compile(r"(?<=[\w)\]])\s*(?:[+/^=<>%]+|(?<!\*)\*(?!\*)|-(?=\s*[\d(]))|(?<=\w)#")
+"""Signs between words or at the end of one, as in 7 + 8, a < b and C++; a hyphen only before a number."""
 
 Edges = NDArray[np.int64]
 
@@ -50,7 +55,7 @@ class Config(StepConfig):
     """A numeric column: the row with the highest value stays. Without it, and among equals, the smallest id stays."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop all but the best row of each group of near duplicates, naming the one that stays and the similarity to the nearest."""
     best = best_value(rows, config.best, "near_duplicates", context)
     count, width = minhash.choose_bands(config.jaccard, config.permutations)
@@ -128,27 +133,35 @@ def _checked(pairs: Edges, rows: pl.DataFrame, columns: list[str], config: Confi
     for number in np.unique(pair_bucket):
         mine = nodes[bucket == number]
         sets: dict[int, list[NDArray[np.uint64]]] = {}
+        signs: dict[int, int] = {}
         for table in (pl.scan_parquet(f).filter(pl.col("row").is_in(mine.tolist())).collect() for f in files):
-            parts = [table[c] for c in table.columns[1:]]
+            parts = [table[c] for c in table.columns[2:]]
+            signs |= dict(table.select("row", "signs").iter_rows())
             sets |= {row: [hashes.to_numpy() for hashes in each] for row, *each in zip(table["row"], *parts, strict=True)}
         for a, b in pairs[pair_bucket == number]:
             similarity = min(minhash.jaccard(mine, theirs) for mine, theirs in zip(sets[int(a)], sets[int(b)], strict=True))
-            if similarity >= config.jaccard - NEAR_MISS:
+            if similarity >= config.jaccard - NEAR_MISS and signs[int(a)] == signs[int(b)]:
                 found.append((int(a), int(b), similarity))
     return pl.DataFrame(found, schema={"a": pl.UInt32, "b": pl.UInt32, "jaccard": pl.Float64}, orient="row")
 
 
 def _sets(shard: pl.DataFrame, config: Config) -> pl.DataFrame:
-    """A kernel: the different shingles of every row, sorted; those of a pair side by side for prompt, chosen and rejected."""
-    found = shard.select("row")
+    """A kernel: a name of the signs in the short texts of every row, and the different shingles, sorted; those of a pair side by side for prompt, chosen and rejected."""
+    found, signs = shard.select("row"), [""] * shard.height
     for name, text in parts(config.text).items():
-        hashes, offsets = minhash.shingles(shard.select(text.alias("text"))["text"], config.shingle, config.short)
+        texts = shard.select(text.alias("text"))["text"]
+        signs = [f"{before}\n{_signs(text) if len(text.split()) < config.short else ''}" for before, text in zip(signs, texts, strict=True)]
+        hashes, offsets = minhash.shingles(texts, config.shingle, config.short)
         sets = [np.unique(hashes[a:b]) for a, b in itertools.pairwise(offsets)]
         found = found.with_columns(pl.Series(name, sets, dtype=pl.List(pl.UInt64)))
-    return found
+    return found.insert_column(1, pl.Series("signs", [key(s) for s in signs], dtype=pl.UInt64))
 
 
-def _best_stay(alike: pl.DataFrame, best: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def _signs(text: str) -> str:
+    return "".join("".join(SIGNS.findall(text)).split())
+
+
+def _best_stay(alike: pl.DataFrame, best: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     twins = alike.filter(pl.col("jaccard") >= config.jaccard)
     nodes, group = components(twins.select("a", "b").to_numpy().astype(np.int64))
     nearest = _nearest(alike)

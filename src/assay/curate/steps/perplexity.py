@@ -36,11 +36,11 @@ class Config(StepConfig):
     """Within what the rows are ranked."""
     max_tokens: int = Field(1024, ge=8)
     """Longer conversations lose the beginning of their prompt."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Draws the band `random`."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Add the columns to every row; drop the rows outside the band."""
     if context.likelihood is None:
         raise AssayError('step `perplexity` runs a language model: pip install "assay[train]"')
@@ -52,7 +52,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     start = (pl.col("size") - pl.col("quota")) // 2 if config.band == "middle" else pl.lit(0)
     inside = pl.lit(True) if config.band == "all" else pl.col("rank").is_between(start, start + pl.col("quota"), closed="left")
     place = pl.format("{} {}, rank {} of {} in {}", pl.lit(config.by), pl.col(config.by).round(3), pl.col("rank") + 1, "size", "group")
-    return verdicts(order.with_columns(keep=inside), keep=pl.col("keep"), reason=place, score=pl.col(config.by), because_of=pl.lit(config.model), more=list(COLUMNS))
+    return verdicts(order.with_columns(keep=inside), keep=pl.col("keep"), reason=place, score=pl.col(config.by), because_of=pl.lit(config.model), more={c: pl.col(c) for c in COLUMNS})
 
 
 def measures(losses: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +74,7 @@ def _order(table: pl.DataFrame, config: Config, context: Context) -> pl.DataFram
     """``table`` with ``rank`` from 0 within each group; rows without a value last."""
     by = pl.col(config.by).fill_nan(None)
     if config.band == "random":
-        table = table.with_columns(_by=drawn(context.ids(table["row"]), config.seed))
+        table = table.with_columns(_by=drawn(table, config.seed, context))
     else:
         table = table.with_columns(_by=-by if config.band == "highest" else by)
     ranked = table.sort("group", "_by", "row", nulls_last=True).with_columns(rank=pl.int_range(pl.len()).over("group"))

@@ -15,9 +15,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from assay.curate.embeddings import STATIC, Vectors, vectors_of
+from assay.curate.embeddings import CHARS, STATIC, Vectors, vectors_of
 from assay.curate.kernels.features import parts
-from assay.curate.kernels.text import key
+from assay.curate.kernels.text import key, normal
 from assay.curate.step import Context, StepConfig, named, verdicts
 from assay.curate.steps.duplicates import best_value
 
@@ -42,7 +42,7 @@ class Config(StepConfig):
     """Drop the twins, or only mark them in the ledger of the step."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Drop all but the best row of each group. A row goes only if it is a twin of the very row that stays: no chains of small differences."""
     rows = rows.sort("row")
     best = best_value(rows, config.best, "semantic_duplicates", context)["best"].fill_null(-np.inf).to_numpy()
@@ -54,14 +54,18 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     numbers = rows["row"].to_numpy()
     found = [(numbers[a], numbers[b], cosine) for a, b, cosine in _stars(edges, best)]
     twins = named(pl.DataFrame(found, schema={"row": pl.UInt32, "kept": pl.UInt32, "cosine": pl.Float64}, orient="row"), "kept", context)
+    if not config.drop:
+        context.notes["only marked"] = twins.height
     reason = pl.format("says the same as a row that stays, cosine {}", pl.col("cosine").round(3))
     return verdicts(twins, keep=pl.lit(not config.drop), reason=reason, score=pl.col("cosine"), because_of=pl.col("kept"), close=pl.col("cosine") - config.cosine)
 
 
 def _numbers(shard: pl.DataFrame, text: str) -> pl.DataFrame:
-    """A kernel: a name of the numbers in a text, in their order, and of the number of turns."""
-    table = shard.select(pl.concat_str(parts(text).values(), separator="\n").alias("text"), turns=pl.col("prompt").list.len())
-    return shard.select("row").with_columns(pl.Series("numbers", [key(str(turns), *NUMBER.findall(text)) for text, turns in table.iter_rows()], dtype=pl.UInt64))
+    """A kernel: a name of the numbers in a text, in their order, of the number of turns, and of the words beyond what the embedding looks at."""
+    whole = list(parts(text).values())
+    rest = pl.concat_str([part.str.slice(CHARS // len(whole)) for part in whole], separator="\n")
+    table = shard.select(pl.concat_str(whole, separator="\n").alias("text"), turns=pl.col("prompt").list.len(), rest=rest)
+    return shard.select("row").with_columns(pl.Series("numbers", [key(str(turns), *NUMBER.findall(text), normal(rest)) for text, turns, rest in table.iter_rows()], dtype=pl.UInt64))
 
 
 def near(vectors: Vectors, cosine: float) -> pl.DataFrame:

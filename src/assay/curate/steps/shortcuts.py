@@ -40,7 +40,7 @@ class Config(StepConfig):
     """Rows of each source that the probe looks at; those found there are then looked for in all."""
 
 
-def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
+def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     """Probe each source; mark the rows of which an artefact tells the label."""
     found: dict[str, list[tuple[str, str, str, str]]] = {}
     for source, probed in _probed(rows, config, context):
@@ -57,8 +57,9 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.DataFrame:
     if config.action == "trim":
         cut = marked.filter(pl.col("marks").is_not_null())
         pieces = pl.col("marks").str.replace_all(SEPARATOR, " and ")
-        said = pl.when("left").then(pl.format("cut out {}", pieces)).otherwise(pl.format("nothing is left of an answer without {}", pieces))
-        return verdicts(cut, keep=pl.col("left"), reason=said, trim=pl.when("left").then("marks"), because_of=pl.col("artefact"))
+        good = pl.col("left") == "both"
+        said = pl.when(good).then(pl.format("cut out {}", pieces)).when(pl.col("left") == "one").then(pl.format("both answers are the same without {}", pieces)).otherwise(pl.format("nothing is left of an answer without {}", pieces))
+        return verdicts(cut, keep=good, reason=said, trim=pl.when(good).then("marks"), because_of=pl.col("artefact"))
     return verdicts(marked, keep=pl.lit(False), reason=reason, because_of=pl.col("artefact"))
 
 
@@ -100,16 +101,17 @@ def _artefacts(probed: Probed, config: Config) -> list[tuple[str, str, str, str]
 
 
 def _marked(shard: pl.DataFrame, artefacts: dict[str, list[tuple[str, str, str, str]]]) -> pl.DataFrame:
-    """A kernel: the first artefact that just one side of a row has, and all marks among them."""
+    """A kernel: the first artefact that just one side of a row has, all marks among them, and what is left without these: both answers, one and the same, or of one nothing."""
     found = []
     for row, source, chosen, rejected in shard.select("row", "source", "chosen", "rejected").iter_rows():
         better, worse = answer_text(chosen), answer_text(rejected)
         one_sided = [(name, kind, piece, side) for name, kind, piece, side in artefacts.get(source or "(none)", []) if _alone(better, worse, kind, piece) == side]
         if one_sided:
             marks = [piece for _, kind, piece, _ in one_sided if kind == "mark"]
-            left = min(len(_without(text, marks)) for text in (better, worse))
-            found.append((row, one_sided[0][0], SEPARATOR.join(marks) or None, one_sided[0][3], left > 0))
-    schema = {"row": pl.UInt32, "artefact": pl.String, "marks": pl.String, "side": pl.String, "left": pl.Boolean}
+            rest = {_without(text, marks) for text in (better, worse)}
+            left = "none" if "" in rest else "one" if len(rest) == 1 else "both"
+            found.append((row, one_sided[0][0], SEPARATOR.join(marks) or None, one_sided[0][3], left))
+    schema = {"row": pl.UInt32, "artefact": pl.String, "marks": pl.String, "side": pl.String, "left": pl.String}
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
