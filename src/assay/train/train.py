@@ -15,7 +15,7 @@ from assay.allocator import keep_freed
 from assay.errors import AssayError
 from assay.evaluate.calibration import temperature
 from assay.evaluate.contamination import write_hashes
-from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_text
+from assay.files import MANIFEST, check_replaceable, fingerprint, is_done, read_json, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
 from assay.model.network import Network, layout_for, use_attention
@@ -68,6 +68,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if seen.height == 0:
         raise AssayError(f"nothing to train on: {rows.height} {'rated answers' if config.attributes else 'pairs'}, {held_out.height} of them held out (train.validation is {config.validation})")
     if processes.is_main_process:
+        check_replaceable(result)
         start_over(work, print_)
     processes.wait_for_everyone()
     precision = precision_of(config.precision, processes.device)
