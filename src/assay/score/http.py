@@ -37,9 +37,9 @@ TIMEOUT = 300.0
 class Failed(Exception):
     """A request that failed for good, with its status if there was an answer."""
 
-    def __init__(self, reason: str, status: int = 0) -> None:
+    def __init__(self, reason: str, status: int = 0, *, unanswered: bool = False) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.unanswered = status, unanswered
 
 
 class Remote:
@@ -79,7 +79,7 @@ class Remote:
         """Shape [n, 1], or [n, 1 + k] of a server of ours with k attributes; NaN with the reason where there is no score."""
         parts = [[[dict(m) for m in c] for c in conversations[i : i + self.together]] for i in range(0, len(conversations), self.together)]
         values = np.full((len(conversations), len(self.attributes)), np.nan, dtype=np.float32)
-        truncated, reasons, done = np.zeros(len(conversations), dtype=bool), {}, 0
+        truncated, reasons, unanswered, done = np.zeros(len(conversations), dtype=bool), {}, set(), 0
         with _client() as client, ThreadPoolExecutor(AT_ONCE) as pool:
             for part, found in zip(parts, pool.map(partial(self._tried, client), parts), strict=True):
                 for i, one in enumerate(found, done):
@@ -90,9 +90,11 @@ class Remote:
                 done += len(part)
                 if self.tick:
                     self.tick(done, len(conversations))
-        return Scores(values, truncated, reasons)
+        return Scores(values, truncated, reasons, frozenset(unanswered))
 
     def _tried(self, client: Any, part: list[Any]) -> list[Any]:
+                        if one.unanswered:
+                            unanswered.add(i)
         """For each conversation its scores and whether it was cut, or why there is none. What is refused as a whole is asked for in halves: one bad conversation shall not cost the others their scores."""
         try:
             return self.ask(client, part)
@@ -116,19 +118,19 @@ class Remote:
             try:
                 response = client.post(self.url + path, json=body)
             except self.errors as error:
-                reason = first_line(error)
+                reason, status = first_line(error), 0
             else:
                 if response.status_code == 200:
                     return _json(response)
                 status = response.status_code
                 reason = f"status {status}: {response.text[:200]}"
-                if response.status_code != 429 and response.status_code < 500:
+                if not _passes(status):
                     break
                 after = response.headers.get("retry-after", "")
                 wait = min(LONGEST_WAIT, float(after)) if after.isdigit() else wait
             if attempt + 1 < TRIES:
                 time.sleep(wait)
-        raise Failed(f"{self.url}{path}: {reason}", status)
+        raise Failed(f"{self.url}{path}: {reason}", status, unanswered=_passes(status))
 
     def _introduce(self) -> None:
         """Ask a server of ours for the attributes and the fingerprint of the model."""
@@ -181,6 +183,11 @@ def _json(response: Any) -> Any:
         return response.json()
     except ValueError:
         raise Failed(f"the answer is not JSON: {response.text[:200]!r}") from None
+
+def _passes(status: int) -> bool:
+    """Whether the same request may succeed later; a status of 0 stands for no answer at all."""
+    return status in (0, 429) or status >= 500
+
 
 
 def _rows(read: Callable[[], list[Any]], expected: int) -> list[Any]:

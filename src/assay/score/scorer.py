@@ -37,6 +37,8 @@ class Scores:
     """Shape [n]: the conversation was longer than the scorer reads."""
     reasons: dict[int, str] = field(default_factory=dict)
     """Why a conversation has no score (its values are NaN), by its number."""
+    unanswered: frozenset[int] = frozenset()
+    """Those of them for which nobody answered (no connection, 429, 5xx): to ask again later may help."""
 
     @property
     def outputs(self) -> NDArray[np.float32]:
