@@ -23,7 +23,7 @@ def score(
     workers: Annotated[int, Parameter(help="Processes that score, each with a model of its own; the scores do not depend on it.")] = 1,
     engine: EngineName = "local",
 ) -> int:
-    """Scores for every row of a file: pairs, conversations, or prompts with a response. After an interruption the same command goes on where it was.
+    """Scores for every row of a file: pairs, conversations, or prompts with a response. After an interruption or an outage the same command goes on where it was; exits with 1 while rows are without a score because nobody answered.
 
     Parameters
     ----------
@@ -42,16 +42,20 @@ def score(
 
     check_output(output)
     parts = output.with_name(f".{output.name}.parts")
-    here = loaded(scorer, precision, allow_drift)
-    load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
     with start(engine, workers) as running, Terminal().bar("scoring", None) as tick:
-        table, aside = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
+        here = loaded(scorer, precision, allow_drift)
+        load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
+        scored = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
+    table = scored.table
     write_scores(table, output)
-    shutil.rmtree(parts)
     failed = table["reason"].is_not_null().sum() if "reason" in table.columns else 0
-    print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
-    if usage := getattr(here, "usage", None):
-        print(used(usage))
+    print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{scored.aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
+    if scored.usage:
+        print(used(scored.usage))
+    if scored.unanswered:
+        complain(f"{scored.unanswered:,} rows have no score because nobody answered; run the same command again to ask for these alone")
+        return 1
+    shutil.rmtree(parts)
     return 0
 
 

@@ -47,7 +47,7 @@ def rounding_cost(before: Path, after: Path, measure: str) -> dict[str, Any]:
     for folder in (before, after):
         scorer = load_scorer(folder, precision="fp32")
         start = time.perf_counter()
-        tables.append(score_file(scorer, measure)[0])
+        tables.append(score_file(scorer, measure).table)
         seconds.append(time.perf_counter() - start)
     was, now = (table.select("chosen_score", "rejected_score").to_numpy().astype(np.float64) for table in tables)
     moved, margins = now - was, [x[:, 0] - x[:, 1] for x in (was, now)]
