@@ -103,6 +103,15 @@ def test_a_bug_is_one_line_and_an_interrupt_130(monkeypatch: pytest.MonkeyPatch,
     assert run_app(["explain", "steps"]) == 130
 
 
+@pytest.mark.parametrize(("said", "key"), [("", None), ("secret", "secret")])
+def test_an_empty_key_is_no_key(said: str, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str | None] = []
+    monkeypatch.setenv("ASSAY_API_KEY", said)
+    monkeypatch.setattr("assay.serve.serve.serve", lambda specs, *, key, **_: given.append(key))
+    assert run_app(["serve", "any"]) == 0
+    assert given == [key]
+
+
 def test_read_counts_and_keeps_what_it_sets_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": "q", "chosen": "a", "rejected": "a"}\n')

@@ -88,7 +88,7 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise AssayError(f"--host {host} lets others reach the server: set an API key (--api-key or ASSAY_API_KEY)")
     complain(f"listening on http://{host}:{port} as soon as the models are loaded; /docs describes the endpoints")
-    listen(checkpoints, host=host, port=port, key=api_key, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens), allow_drift=allow_drift)
+    listen(checkpoints, host=host, port=port, key=api_key or None, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens), allow_drift=allow_drift)
     return 0
 
 
