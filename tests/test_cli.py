@@ -69,7 +69,7 @@ def test_explain_documents_every_field(capsys: pytest.CaptureFixture[str]) -> No
         (["models", "pull", "minilmm"], "no model `minilmm`. Did you mean `minilm`?"),
         (["run", "skywrok"], "skywrok: no such recipe file, and not a shipped recipe. Did you mean `skywork`?"),
         (["why", "nowhere", "abc"], "nowhere: not a finished curation (no manifest.json)."),
-        (["doctor", "nowhere"], "nowhere: no scoring.json"),
+        (["doctor", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "rule:length", "--suite", "nowhere.jsonl"], "nowhere.jsonl: no such file or folder, and not a hub id"),
         (["read", "-o", "x.parquet"], "nothing to read"),
         (["read", "a.jsonl", "-o", "x.csv"], "-o x.csv: the pairs are written as Parquet"),

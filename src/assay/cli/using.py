@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from assay.cli.app import CORES, USING, AllowDrift, EngineName, Json, Precision, app, complain, print_json
 from assay.errors import AssayError
-from assay.remote import fetch, with_output
+from assay.remote import with_output
 
 
 @app.command(group=USING)
@@ -104,7 +104,7 @@ def doctor(
     Parameters
     ----------
     checkpoint
-        A checkpoint folder.
+        A checkpoint folder or a hub id.
     """
     from assay.errors import MissingExtra
     from assay.tables import show_findings
@@ -114,6 +114,7 @@ def doctor(
     except ImportError:
         raise MissingExtra("the doctor loads the model, and", "train") from None
     from assay.score.scorer import load_scorer
+        from assay.score.checkpoint import folder_of
 
     other = load_scorer(against, precision="fp32") if against else None
 
@@ -124,7 +125,7 @@ def doctor(
             raise AssayError(f"--against {against}: {next(iter(scores.reasons.values()))}")
         return [float(x) for x in scores.values[:, 0]]
 
-    findings = examine(fetch(checkpoint), elsewhere if other else None)
+    findings = examine(folder_of(str(checkpoint)), elsewhere if other else None)
     if as_json:
         print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
     else:
