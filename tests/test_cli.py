@@ -69,7 +69,7 @@ def test_explain_documents_every_field(capsys: pytest.CaptureFixture[str]) -> No
         (["models", "pull", "minilmm"], "no model `minilmm`. Did you mean `minilm`?"),
         (["run", "skywrok"], "skywrok: no such recipe file, and not a shipped recipe. Did you mean `skywork`?"),
         (["why", "nowhere", "abc"], "nowhere: not a finished curation (no manifest.json)."),
-        (["doctor", "nowhere"], "nowhere: no scoring.json"),
+        (["doctor", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "rule:length", "--suite", "nowhere.jsonl"], "nowhere.jsonl: no such file or folder, and not a hub id"),
         (["read", "-o", "x.parquet"], "nothing to read"),
         (["read", "a.jsonl", "-o", "x.csv"], "-o x.csv: the pairs are written as Parquet"),
@@ -101,6 +101,15 @@ def test_a_bug_is_one_line_and_an_interrupt_130(monkeypatch: pytest.MonkeyPatch,
     assert "this is a bug in Assay (ZeroDivisionError: division by zero)" in capsys.readouterr().err
     monkeypatch.setattr(assay.explain, "explain", interrupted)
     assert run_app(["explain", "steps"]) == 130
+
+
+@pytest.mark.parametrize(("said", "key"), [("", None), ("secret", "secret")])
+def test_an_empty_key_is_no_key(said: str, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str | None] = []
+    monkeypatch.setenv("ASSAY_API_KEY", said)
+    monkeypatch.setattr("assay.serve.serve.serve", lambda specs, *, key, **_: given.append(key))
+    assert run_app(["serve", "any"]) == 0
+    assert given == [key]
 
 
 def test_read_counts_and_keeps_what_it_sets_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,6 +193,27 @@ def test_export_says_how_far_the_scores_are_off(checkpoints: list[Path], tmp_pat
     assert run_app(["doctor", str(tmp_path / "out")]) == 0
 
 
+def test_an_export_may_not_replace_its_checkpoint_in_a_store(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path / "cache"))
+    assert run_app(["export", "memory://models/one", "-o", "memory://models/one/"]) == 2
+    assert only_line(capsys.readouterr().err) == "assay: memory://models/one: writing there would delete the checkpoint it is made from; give another folder"
+
+
+def test_training_leaves_a_foreign_folder_alone(recipe: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "out" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint" / "mine.txt").write_text("precious")
+    assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--pairs", str(tmp_path / "made.parquet")]) == 2
+    assert "holds no checkpoint of Assay's" in capsys.readouterr().err
+    assert (tmp_path / "out" / "checkpoint" / "mine.txt").read_text() == "precious"
+
+
+def test_the_doctor_takes_a_hub_id(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(checkpoints[1]) if name == "owner/name" else None)
+    assert run_app(["doctor", "owner/name"]) == 0
+    assert "canaries" in capsys.readouterr().out
+
+
 def test_explain_losses_and_what_stands_with_them(capsys: Captured) -> None:
     def said(topic: str) -> str:
         assert run_app(["explain", topic]) == 0
@@ -227,6 +248,14 @@ def mistakes(folder: Path, checkpoints: list[Path], recipe: Path) -> list[tuple[
         (["import", str(folder / "nowhere"), *out], "nowhere: no safetensors file"),
         (["import", one, *out, "--attribute", "a", "--attribute", "b"], "the head has 1 outputs, but 2 names are given"),
         (["export", str(folder / "nowhere"), *out], "nowhere: no scoring.json"),
+        (["export", one, "-o", one], "which it is made from; give another folder"),
+        (["soup", one, two, "-o", two], "which it is made from; give another folder"),
+        (["soup", one, two, "--from", start, "-o", start], "which it is made from; give another folder"),
+        (["import", one, "-o", one], "which it is made from; give another folder"),
+        (["export", one, "-o", str(recipe.parent)], "the folder is not empty and holds no checkpoint of Assay's"),
+        (["import", one, "-o", str(recipe.parent)], "the folder is not empty and holds no checkpoint of Assay's"),
+        (["soup", one, two, "-o", str(recipe.parent)], "the folder is not empty and holds no checkpoint of Assay's"),
+        (["export", one, *out, "--measure", str(recipe)], "--measure goes with --int8"),
         (["train", str(recipe), *out, "--set", "train.only=[mad]"], "there are no rows of the source mad. Did you mean `made`? Sources: made, ratings"),
         (["train", str(recipe), *out, "--set", "train.loss=bradly_terry"], "train.loss.kind"),
         (["train", str(recipe), *out, "--set", "train.loss=scaled_bt", "--dry-run"], "train.loss is scaled_bt, which reads the column `margin`, but no pair has one; use bradley_terry"),
@@ -236,12 +265,14 @@ def mistakes(folder: Path, checkpoints: list[Path], recipe: Path) -> list[tuple[
     ]
 
 
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", range(24))
 def test_a_mistake_is_one_line_and_exit_code_2(number: int, recipe: Path, checkpoints: list[Path], tmp_path: Path, capsys: Captured) -> None:
     every: list[Any] = mistakes(tmp_path, checkpoints, recipe)
-    assert len(every) == 16
+    assert len(every) == 24
     arguments, says = every[number]
+    there = sorted([*checkpoints[1].iterdir(), *recipe.parent.iterdir()])
     assert run_app(arguments) == 2
+    assert set(there) <= {*checkpoints[1].iterdir(), *recipe.parent.iterdir()}
     said = capsys.readouterr()
     assert said.out == ""
     last = said.err.splitlines()[-1]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import files
-from assay.files import ParquetStream, write_json
+from assay.errors import AssayError
+from assay.files import ParquetStream, check_replaceable, replacing, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +171,38 @@ def test_rows_that_wait_do_not_hold_what_they_were_picked_from(tmp_path: Path) -
     grown = subprocess.run([sys.executable, "-c", HOLDS, str(tmp_path / "a.parquet")], capture_output=True, text=True, check=True).stdout
     assert int(grown) < 400
     assert pl.read_parquet(tmp_path / "a.parquet")["text"].str.head(5).to_list() == [f"{i} {i} "[:5].ljust(5, "x") for i in range(30)]
+
+
+def folder_of(at: Path, **contents: str) -> Path:
+    at.mkdir(parents=True)
+    for name, text in contents.items():
+        (at / name.replace("_", ".")).write_text(text)
+    return at
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = folder_of(tmp_path / "out", scoring_json="old", weights_bin="old")
+    with pytest.raises(FileNotFoundError), replacing(out) as made:
+        (made / "nowhere" / "scoring.json").write_text("new")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"scoring.json": "old", "weights.bin": "old"}
+    with replacing(out) as made:
+        (made / "scoring.json").write_text("new")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"scoring.json": "new"}
+    with replacing(tmp_path / "deep" / "new") as made:
+        (made / "scoring.json").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "out"]
+
+
+def test_what_would_be_lost_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder_of(tmp_path / "run")
+    source, other, foreign = folder_of(run / "checkpoint", scoring_json="x"), folder_of(tmp_path / "other", scoring_json="x"), folder_of(tmp_path / "mine", thesis_txt="x")
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(source)
+    for fine in (other, tmp_path / "new", folder_of(tmp_path / "empty"), source / "onnx"):
+        check_replaceable(fine, source)
+    for at in (source, run, tmp_path / "link", Path(".")):
+        with pytest.raises(AssayError, match="would delete .*, which it is made from"):
+            check_replaceable(at, other, source)
+    for at, says in ((foreign, "the folder is not empty and holds no checkpoint"), (run, "the folder is not empty and holds no checkpoint"), (foreign / "thesis.txt", "it is a file")):
+        with pytest.raises(AssayError, match=says):
+            check_replaceable(at)

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 from assay.errors import AssayError
 
 MANIFEST = "manifest.json"
+CONTRACT = "scoring.json"
+"""What only a checkpoint of Assay has, see ``assay.model.contract``."""
 
 
 @contextmanager
@@ -44,6 +46,44 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(folder: Path, *sources: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the checkpoint ``folder``; it takes its place if the block succeeds, and goes if not.
+
+    Raises:
+        AssayError: ``folder`` cannot be replaced, see ``check_replaceable``.
+    """
+    check_replaceable(folder, *sources)
+    whole = folder.resolve()
+    made, old = whole.with_name(f".{whole.name}.saving"), whole.with_name(f".{whole.name}.replaced")
+    for left in (made, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        yield made
+        if whole.exists():
+            whole.rename(old)
+        made.rename(whole)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, *sources: Path) -> None:
+    """Check, before any work, that nothing is lost if a checkpoint made of the checkpoints ``sources`` takes the place of ``folder``.
+
+    Raises:
+        AssayError: it is or holds one of the sources, or is neither a checkpoint of Assay nor empty.
+    """
+    for source in sources:
+        if source.resolve().is_relative_to(folder.resolve()):
+            raise AssayError(f"{folder}: writing there would delete {source}, which it is made from; give another folder")
+    if folder.is_file():
+        raise AssayError(f"cannot write {folder}: it is a file")
+    if folder.is_dir() and not (folder / CONTRACT).is_file() and any(folder.iterdir()):
+        raise AssayError(f"{folder}: the folder is not empty and holds no checkpoint of Assay's (no {CONTRACT}); give an empty or a new one")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from assay.errors import AssayError, MissingExtra
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
-from assay.model.onnx import FILE, export
+from assay.model.onnx import FILE, export, round_to_int8
 from assay.pairs.schema import prompt_id
 from assay.score.export import export as to_int8
 from assay.score.scorer import load_scorer
@@ -137,6 +137,17 @@ def test_the_command_asks_what_the_rounding_is_measured_on(exports: Exports, tmp
     assert run_app(["export", str(exports("encoder")[0]), "-o", str(tmp_path / "out"), "--int8"]) == 2
     assert "--measure DATA" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rounding_that_fails_leaves_what_was_there(exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, out = exports("encoder")[0], Path(shutil.copytree(exports("encoder")[1], tmp_path / "out"))
+    with pytest.raises(AssayError, match="nowhere"):
+        to_int8(before, out, str(tmp_path / "nowhere.jsonl"))
+    assert (contract.read(out), sorted(path.name for path in tmp_path.iterdir())) == (contract.read(exports("encoder")[1]), ["out"])
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", lambda *_, **__: (_ for _ in ()).throw(RuntimeError))
+    with pytest.raises(RuntimeError):
+        round_to_int8(exports("encoder")[1], out)
+    assert (out / FILE).is_file()
 
 
 def copy_of(exports: Exports, kind: str, tmp_path: Path) -> Path:

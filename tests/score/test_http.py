@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import re
 import threading
 import time
 import warnings
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assay.cli import run_app
 from assay.errors import AssayError
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.load import load_suite
+from assay.model import contract
 from assay.score import http
 from assay.score.checkpoint import CheckpointScorer
 from assay.score.http import Remote
@@ -110,6 +113,12 @@ def remote() -> Callable[[str], Remote]:
 
 def probs(value: Any) -> Reply:
     return 200, {}, {"data": [{"probs": [value]}]}
+
+
+def golden(path: str, body: Any, n: int) -> Reply:
+    """The canaries' scores in the contract of the first checkpoint, and 0.5 for any other number of texts."""
+    scores = [canary.score for canary in contract.read(checkpoints()["first"]).canaries]
+    return 200, {}, {"rewards": scores if len(body["query"]) == len(scores) else [0.5] * len(body["query"])}
 
 
 def length(body: Any) -> float:
@@ -221,6 +230,7 @@ def test_what_fails_for_good_has_no_score_but_a_reason(scripted: Callable[..., S
     assert "not this one" in found.reasons[1]
     assert f"{script.url}/classify" in found.reasons[1]
     assert len(script.asked) == 2 + tries
+    assert found.unanswered == ({1} if tries > 1 else frozenset())
 
 
 def test_connections_are_not_left_to_the_garbage_collector(server: Server) -> None:
@@ -234,7 +244,7 @@ def test_connections_are_not_left_to_the_garbage_collector(server: Server) -> No
 def test_nobody_there_is_a_reason(remote: Callable[[str], Remote]) -> None:
     found = remote("vllm:http://127.0.0.1:9").score(many(2))
     assert np.isnan(found.values).all()
-    assert set(found.reasons) == {0, 1}
+    assert set(found.reasons) == found.unanswered == {0, 1}
 
 
 def test_evaluation_counts_what_has_no_score_as_wrong(scripted: Callable[..., Scripted], remote: Callable[[str], Remote], tmp_path: Path) -> None:
@@ -261,7 +271,10 @@ def test_answers_of_another_shape_are_reasons(scripted: Callable[..., Scripted],
 
 @pytest.mark.parametrize("content", [{}, {"rewards": [1.0]}, {"rewards": [1.0, None]}, {"rewards": [1.0, "x"]}, {"rewards": [[1.0, 2.0], [1.0, 2.0]]}, {"rewards": 1.0}, {"rewards": [1.0, 2.0, 3.0]}, []], ids=repr)
 def test_rewards_of_another_shape_are_reasons(scripted: Callable[..., Scripted], remote: Callable[[str], Remote], content: Any) -> None:
-    found = remote(f"openrlhf:{scripted(lambda path, body, n: (200, {}, content)).url}#{checkpoints()['first']}").score(many(2))
+    script = scripted(golden)
+    one = remote(f"openrlhf:{script.url}#{checkpoints()['first']}")
+    script.reply = lambda path, body, n: (200, {}, content)
+    found = one.score(many(2))
     assert np.isnan(found.values).all()
     assert set(found.reasons) == {0, 1}
 
@@ -281,11 +294,33 @@ def test_what_is_asked(scripted: Callable[..., Scripted], remote: Callable[[str]
     assert path == "/base/classify"
     assert body == {"messages": said("q", "a"), "use_activation": False, "model": "my/model"}
     assert headers["authorization"] == "Bearer k"
-    texts = scripted(lambda path, body, n: (200, {}, {"rewards": [0.5] * len(body["query"])}))
+    texts = scripted(golden)
     found = remote(f"openrlhf:{texts.url}#{checkpoints()['first']}").score(many(70))
-    assert sorted(len(body["query"]) for _, body, _ in texts.asked) == [6, 32, 32]
+    assert sorted(len(body["query"]) for _, body, _ in texts.asked) == [6, 8, 32, 32]
     assert "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n" in {q for _, body, _ in texts.asked for q in body["query"]}
     assert found.values[:, 0].tolist() == [0.5] * 70
+
+
+def test_the_server_must_give_the_canaries_of_the_checkpoint_their_scores(scripted: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoints()["first"]
+    lazy = f"openrlhf:{scripted(lambda path, body, n: (200, {}, {'rewards': [0.5] * len(body['query'])})).url}#{folder}"
+    worst = max(abs(canary.score - 0.5) for canary in contract.read(folder).canaries)
+    with pytest.raises(AssayError, match=re.escape(f"differ by up to {worst:.2g} from those of its contract")):
+        load_scorer(lazy)
+    with pytest.raises(AssayError, match="--allow-drift .now 0.01"):
+        load_scorer(lazy, allow_drift=0.01)
+    with pytest.warns(UserWarning, match=re.escape(f"differ by up to {worst:.2g}")):
+        assert load_scorer(f"mean({lazy},rule:length)", allow_drift=worst + 1).score(many(1)).values[0, 0] == pytest.approx(0.75)
+    with pytest.raises(AssayError, match="gives the canaries of .* no score .*status 400"):
+        load_scorer(f"openrlhf:{scripted(lambda path, body, n: (400, {}, {})).url}#{folder}")
+    assert run_app(["doctor", str(folder), "--against", lazy]) == 1
+    assert "the other side" in capsys.readouterr().out
+
+
+def test_a_tokenizer_without_a_contract_has_no_canaries(scripted: Callable[..., Scripted], tiny_decoder: Path) -> None:
+    script = scripted(lambda path, body, n: (200, {}, {"rewards": [0.5] * len(body["query"])}))
+    assert load_scorer(f"openrlhf:{script.url}#{tiny_decoder}").score(many(1)).values.tolist() == [[0.5]]
+    assert len(script.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ class Model(ThreadingHTTPServer):
         """Requests that are still answered with 500."""
         self.raw: tuple[str, bytes] | None = None
         """Content type and body sent instead of a completion."""
+        self.finish = "stop"
+        self.no_temperature = False
+        """Whether a request with a temperature is refused."""
         self.usage = True
         self.lock = threading.Lock()
 
@@ -61,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, "application/json", b'{"error": {"message": "no such path"}}')
         elif failing:
             self.reply(500, "application/json", b'{"error": {"message": "the model is on fire"}}')
+        elif self.server.no_temperature and "temperature" in body:
+            self.reply(400, "application/json", b'{"error": {"message": "Unsupported parameter: \'temperature\' is not supported with this model.", "param": "temperature"}}')
         elif self.server.raw:
             self.reply(200, *self.server.raw)
         else:
@@ -68,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def completion(self, body: dict[str, Any]) -> bytes:
         text = self.server.say(body["messages"][-1]["content"], body)
-        found: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]}
+        found: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [{"index": 0, "finish_reason": self.server.finish, "message": {"role": "assistant", "content": text}}]}
         if self.server.usage:
             found["usage"] = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
         return json.dumps(found).encode()
@@ -206,6 +211,11 @@ def test_a_local_model_needs_no_key(key: str | None, serve: Serve, monkeypatch: 
         ("[4]", None, "no grade in the judge's text"),
         ("[[four]]", None, "no grade in the judge's text"),
         ("", None, "no grade in the judge's text"),
+        ("<think>Is it [[2]]?</think>It is good. [[8]]", 8.0, None),
+        ("Is it [[2]]?\n</think>\n\n[[8]]", 8.0, None),
+        ("<think>Is it [[2]]?</think>It is good.", None, "no grade in the judge's text"),
+        ("<think>Is it [[2]]?", None, "the judge's thinking never ends"),
+        ("<think>a</think>[[3]] <think>or [[2]]?", None, "the judge's thinking never ends"),
     ],
 )
 def test_reading_a_grade(text: str, grade: float | None, reason: str | None) -> None:
@@ -219,6 +229,44 @@ def test_reading_a_choice(text: str, choice: float | None) -> None:
     found, why = choice_in(text)
     assert (why == "no choice in the judge's text") == (choice is None)
     assert math.isnan(found) if choice is None else found == choice
+
+
+def test_thinking_is_no_vote() -> None:
+    found, why = choice_in("<think>I have to end with [[A]] or [[B]] or [[C]]. Answer A is w")
+    assert math.isnan(found)
+    assert why == "the judge's thinking never ends"
+    assert choice_in("<think>[[A]] or [[B]] or [[C]]?</think> [[A]]") == (1.0, None)
+
+
+def test_a_text_that_was_cut_is_a_failure(serve: Serve) -> None:
+    model = serve(lambda shown, body: "I would say [[9]] if it were not for")
+    model.finish = "length"
+    one = graded(model)
+    scores = one.score([conversation("x")])
+    assert np.isnan(scores.values).all()
+    assert scores.reasons == {0: "the judge's text was cut"}
+    assert scores.unanswered == frozenset()
+    assert one.usage["completion_tokens"] == 7
+    answers = ([turn("user", "?")], [turn("assistant", "a")], [turn("assistant", "b")])
+    assert paired(model).compare([answers]) == [(0, "the judge's text was cut")]
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without(serve: Serve) -> None:
+    model = serve(by_length)
+    model.no_temperature = True
+    one = graded(model)
+    assert one.score([conversation("x" * (1 + i % 9), f"p{i}") for i in range(20)]).reasons == {}
+    refused = len(model.asked) - 20
+    assert 1 <= refused <= judge.AT_ONCE
+    one.score([conversation("x")])
+    assert len(model.asked) == 21 + refused
+    assert "temperature" not in model.asked[-1]
+
+
+def test_a_path_that_is_not_there_is_no_outage(serve: Serve) -> None:
+    scores = load_scorer(f"judge:m@{serve(by_length).at}/elsewhere").score([conversation("x")])
+    assert "no such path" in scores.reasons[0]
+    assert scores.unanswered == frozenset()
 
 
 def test_what_cannot_be_read_is_a_failure_with_its_reason_and_no_number(serve: Serve) -> None:
@@ -287,6 +335,7 @@ def test_a_server_that_only_fails_gives_reasons(serve: Serve) -> None:
         assert reason.startswith("the request failed (")
         assert "the model is on fire" in reason
         assert "\n" not in reason
+    assert scores.unanswered == {0, 1}
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +343,7 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = load_scorer("judge:m@http://127.0.0.1:9/v1").score([conversation("x")])
     assert np.isnan(scores.values).all()
     assert scores.reasons[0].startswith("the request failed (")
+    assert scores.unanswered == {0}
 
 
 def test_a_server_that_is_too_slow(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,13 @@ def test_verl(seen: Seen, extra: dict[str, Any], turns: list[dict[str, str]]) ->
     assert seen.asked == [[*turns, {"role": "assistant", "content": "yes"}]]
 
 
-def test_verl_without_a_score_is_nan(seen: Seen) -> None:
-    assert math.isnan(reward_fn("x", "verl")("d", "none", None, {"prompt": "q"})["score"])
+def test_verl_without_a_score_raises_with_the_reason(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = reward_fn("x", "verl")
+    with pytest.raises(AssayError, match="seen: no reward .it is not a number"):
+        function("d", "none", None, {"prompt": "q"})
+    monkeypatch.setattr(seen, "score", lambda _: Scores(np.full((1, 1), np.nan, dtype=np.float32), np.zeros(1, dtype=bool), {0: "status 503: asleep"}))
+    with pytest.raises(AssayError, match="seen: no reward .status 503: asleep"):
+        function("d", "yes", None, {"prompt": "q"})
 
 
 @pytest.mark.parametrize("extra", [None, {}, {"index": 1}, {"prompt": None}])

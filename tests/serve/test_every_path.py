@@ -129,9 +129,9 @@ def from_file(folder: Path, talks: list[Conversation]) -> Floats:
     """Scores as ``assay score`` gives them for a file of conversations."""
     path = folder.with_name("talks.jsonl")
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks), "utf-8")
-    table, aside = score_file(load_scorer(folder, precision="fp32"), str(path))
-    assert aside == 0
-    return table["score"].to_numpy()
+    scored = score_file(load_scorer(folder, precision="fp32"), str(path))
+    assert scored.aside == 0
+    return scored.table["score"].to_numpy()
 
 
 def exported(folder: Path, talks: list[Conversation]) -> Floats:

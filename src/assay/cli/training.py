@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from assay.cli.app import CORES, TRAINING, DataRoot, Json, Overrides, Workers, app, print_json
 from assay.errors import AssayError
-from assay.remote import fetch, url, with_output
+from assay.remote import as_given, fetch, url, with_output
 
 
 @app.command(group=TRAINING)
@@ -147,6 +147,10 @@ def export(
         raise MissingExtra("exporting a model", "train") from None
     if int8 and not measure:
         raise AssayError("--int8 changes the scores: name a file of pairs to measure by how much, --measure DATA")
+    if measure and not int8:
+        raise AssayError("--measure goes with --int8: an export in fp32 has the scores of the checkpoint, and its canaries show it")
+    if (address := url(checkpoint)) and as_given(str(output)) == address:
+        raise AssayError(f"{address}: writing there would delete the checkpoint it is made from; give another folder")
     for line in to_onnx(fetch(checkpoint), output, measure if int8 else None):
         say(line)
     write_text(output / FILE, model_card(output))

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from assay.cli.app import CORES, USING, AllowDrift, EngineName, Json, Precision, app, complain, print_json
 from assay.errors import AssayError
-from assay.remote import fetch, with_output
+from assay.remote import with_output
 
 
 @app.command(group=USING)
@@ -23,7 +23,7 @@ def score(
     workers: Annotated[int, Parameter(help="Processes that score, each with a model of its own; the scores do not depend on it.")] = 1,
     engine: EngineName = "local",
 ) -> int:
-    """Scores for every row of a file: pairs, conversations, or prompts with a response. After an interruption the same command goes on where it was.
+    """Scores for every row of a file: pairs, conversations, or prompts with a response. After an interruption or an outage the same command goes on where it was; exits with 1 while rows are without a score because nobody answered.
 
     Parameters
     ----------
@@ -42,16 +42,20 @@ def score(
 
     check_output(output)
     parts = output.with_name(f".{output.name}.parts")
-    here = loaded(scorer, precision, allow_drift)
-    load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
     with start(engine, workers) as running, Terminal().bar("scoring", None) as tick:
-        table, aside = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
+        here = loaded(scorer, precision, allow_drift)
+        load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
+        scored = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
+    table = scored.table
     write_scores(table, output)
-    shutil.rmtree(parts)
     failed = table["reason"].is_not_null().sum() if "reason" in table.columns else 0
-    print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
-    if usage := getattr(here, "usage", None):
-        print(used(usage))
+    print(f"{table.height - failed:,} rows scored, {f'{failed:,} without a score (column reason), ' if failed else ''}{scored.aside:,} set aside, {int(table['truncated'].sum()):,} longer than the model reads: {output}")
+    if scored.usage:
+        print(used(scored.usage))
+    if scored.unanswered:
+        complain(f"{scored.unanswered:,} rows have no score because nobody answered; run the same command again to ask for these alone")
+        return 1
+    shutil.rmtree(parts)
     return 0
 
 
@@ -84,7 +88,7 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise AssayError(f"--host {host} lets others reach the server: set an API key (--api-key or ASSAY_API_KEY)")
     complain(f"listening on http://{host}:{port} as soon as the models are loaded; /docs describes the endpoints")
-    listen(checkpoints, host=host, port=port, key=api_key, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens), allow_drift=allow_drift)
+    listen(checkpoints, host=host, port=port, key=api_key or None, precision=precision, limits=Limits(body_bytes=max_body_mb << 20, items=max_items, waiting_tokens=max_waiting_tokens), allow_drift=allow_drift)
     return 0
 
 
@@ -100,18 +104,24 @@ def doctor(
     Parameters
     ----------
     checkpoint
-        A checkpoint folder.
+        A checkpoint folder or a hub id.
     """
+    import math
+    import warnings
+
     from assay.errors import MissingExtra
     from assay.tables import show_findings
 
     try:
         from assay.model.doctor import examine
+        from assay.score.checkpoint import folder_of
     except ImportError:
         raise MissingExtra("the doctor loads the model, and", "train") from None
     from assay.score.scorer import load_scorer
 
-    other = load_scorer(against, precision="fp32") if against else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the doctor itself says what a server does differently
+        other = load_scorer(against, precision="fp32", allow_drift=math.inf if against.startswith("openrlhf:") else None) if against else None
 
     def elsewhere(conversations: list[list[dict[str, str]]]) -> list[float]:
         assert other is not None
@@ -120,7 +130,7 @@ def doctor(
             raise AssayError(f"--against {against}: {next(iter(scores.reasons.values()))}")
         return [float(x) for x in scores.values[:, 0]]
 
-    findings = examine(fetch(checkpoint), elsewhere if other else None)
+    findings = examine(folder_of(str(checkpoint)), elsewhere if other else None)
     if as_json:
         print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
     else:

@@ -11,7 +11,7 @@ import transformers
 
 from assay import __version__
 from assay.errors import AssayError
-from assay.files import MANIFEST, write_json
+from assay.files import MANIFEST, replacing, write_json
 from assay.model import contract as contracts
 from assay.model.backbones import text_hash
 from assay.model.contract import TOLERANCE, Canary, Contract
@@ -24,17 +24,22 @@ def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | 
 
     Args:
         reward_model: the model; saved in fp32.
-        folder: where to; replaced if it exists.
+        folder: where to; a checkpoint that is there is replaced.
         measured: ``mean``, ``std``, ``measured_on`` and ``temperature`` of the rewards.
         manifest: more to write into the manifest, such as its fingerprint.
         adapter: a folder with the LoRA adapter that was added into the weights, to lie beside them.
+
+    Raises:
+        AssayError: ``folder`` holds something else than a checkpoint.
     """
-    temporary = folder.with_name(f".{folder.name}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    reward_model.model.save_pretrained(temporary)
-    reward_model.tokenizer.save_pretrained(temporary)
-    weights = contracts.weights_sha256(temporary)
+    with replacing(folder) as made:
+        return _write(reward_model, made, measured, manifest, adapter)
+
+
+def _write(reward_model: RewardModel, folder: Path, measured: dict[str, Any] | None, manifest: dict[str, Any] | None, adapter: Path | None) -> Contract:
+    reward_model.model.save_pretrained(folder)
+    reward_model.tokenizer.save_pretrained(folder)
+    weights = contracts.weights_sha256(folder)
     contract = Contract(
         attributes=list(reward_model.merge),
         merge=reward_model.merge,
@@ -43,21 +48,19 @@ def save(reward_model: RewardModel, folder: Path, *, measured: dict[str, Any] | 
         bos_token=reward_model.tokenizer.bos_token or reward_model.tokenizer.cls_token,
         pooled=pooled_position(reward_model.model),
         max_length=reward_model.max_length,
-        tokenizer_sha256=contracts.tokenizer_sha256(temporary),
+        tokenizer_sha256=contracts.tokenizer_sha256(folder),
         weights_sha256=weights,
-        head_sha256=contracts.head_sha256(temporary, head_name(reward_model.model)),
-        settings=contracts.settings(temporary),
+        head_sha256=contracts.head_sha256(folder, head_name(reward_model.model)),
+        settings=contracts.settings(folder),
         measured_with=weights if measured else None,
         canaries=score_canaries(reward_model, contracts.canary_conversations(reward_model.max_length)),
         made_with={"assay": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         **(measured or {}),
     )
-    contracts.write(temporary, contract)
+    contracts.write(folder, contract)
     if adapter:
-        shutil.copytree(adapter, temporary / "adapter")
-    write_json(temporary / MANIFEST, {"contract": contracts.FILE, **(manifest or {})})
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        shutil.copytree(adapter, folder / "adapter")
+    write_json(folder / MANIFEST, {"contract": contracts.FILE, **(manifest or {})})
     return contract
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from assay.errors import AssayError
-from assay.files import fingerprint, read_json, sha256_file, write_json
+from assay.files import CONTRACT, fingerprint, read_json, sha256_file, write_json
 
-FILE = "scoring.json"
+FILE = CONTRACT
 TOLERANCE = 1e-4
 """Largest difference from a golden score that other hardware and other libraries may make in fp32."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from assay.errors import AssayError
-from assay.files import first_line, read_json
+from assay.files import check_replaceable, first_line, read_json
 from assay.model import checkpoint
 from assay.model.reward_model import ELSEWHERE, from_backbone
 from assay.model.template import ENCODER
@@ -40,10 +40,11 @@ def import_model(folder: Path, output: Path, *, attributes: Sequence[str] = ("re
         max_length: tokens a conversation may have.
 
     Raises:
-        AssayError: there is no head, more than one, or one of another size than there are attributes.
+        AssayError: there is no head, more than one, or one of another size than there are attributes; or ``output`` cannot be replaced.
     """
     if len(set(attributes)) != len(attributes):
         raise AssayError(f"--attribute: a name stands twice ({', '.join(attributes)})")
+    check_replaceable(output, folder)
     weights = _weights(folder)
     name = _head(folder, weights)
     config = read_json(folder / "config.json")

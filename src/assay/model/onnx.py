@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from assay.errors import AssayError, MissingExtra
-from assay.files import MANIFEST, first_line, write_json
+from assay.files import MANIFEST, check_replaceable, first_line, replacing, write_json
 from assay.model import contract as contracts
 from assay.model.loading import quiet
 
@@ -110,9 +110,10 @@ def export(folder: Path, output: Path) -> None:
     """Write the checkpoint ``folder`` as an ONNX graph (fp32, any batch and length) with its tokenizer and its contract to ``output``.
 
     Raises:
-        AssayError: there is no contract, or the graph cannot be made.
+        AssayError: there is no contract, the graph cannot be made, or ``output`` cannot be replaced.
         MissingExtra: onnx and onnxscript are not installed.
     """
+    check_replaceable(output, folder)
     contract = contracts.read(folder)
     if graph(folder):
         raise AssayError(f"{folder}: is an ONNX export already")
@@ -124,9 +125,18 @@ def export(folder: Path, output: Path) -> None:
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model.config.use_cache = False
-    temporary = output.with_name(f".{output.name}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with replacing(output, folder) as made:
+        _draw(model, folder, made / FILE)
+        for file in folder.iterdir():
+            if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
+                shutil.copy(file, made / file.name)
+        weights = contracts.weights_sha256(made)
+        contracts.write(made, contract.model_copy(update={"weights_sha256": weights, "measured_with": contract.measured_with and weights, "head_sha256": None}))
+        write_json(made / MANIFEST, {"contract": contracts.FILE, "exported_from": str(folder), "format": "onnx"})
+
+
+def _draw(model: Any, folder: Path, file: Path) -> None:
+    """The graph of the model of ``folder`` to ``file``."""
     ids = torch.randint(5, 50, (3, 17))
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.inference_mode():
@@ -134,20 +144,11 @@ def export(folder: Path, output: Path) -> None:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
             torch.onnx.export(
-                _Logits(model), (ids, torch.ones_like(ids)), temporary / FILE, input_names=["input_ids", "attention_mask"], output_names=["logits"],
+                _Logits(model), (ids, torch.ones_like(ids)), file, input_names=["input_ids", "attention_mask"], output_names=["logits"],
                 dynamic_shapes={"input_ids": dynamic, "attention_mask": dynamic}, dynamo=True, external_data=False, verbose=False,
             )
         except Exception as error:
-            shutil.rmtree(temporary)
             raise AssayError(f"{folder}: {type(model).__name__} cannot be exported to ONNX ({str(error).splitlines()[0]})") from None
-    for file in folder.iterdir():
-        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
-            shutil.copy(file, temporary / file.name)
-    weights = contracts.weights_sha256(temporary)
-    contracts.write(temporary, contract.model_copy(update={"weights_sha256": weights, "measured_with": contract.measured_with and weights, "head_sha256": None}))
-    write_json(temporary / MANIFEST, {"contract": contracts.FILE, "exported_from": str(folder), "format": "onnx"})
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
 
 
 def round_to_int8(folder: Path, output: Path) -> None:
@@ -156,16 +157,17 @@ def round_to_int8(folder: Path, output: Path) -> None:
     The contract still has the scores of the graph it was made from: set it right with ``assay.model.checkpoint.rescore``.
 
     Raises:
+        AssayError: ``output`` cannot be replaced.
         MissingExtra: onnx and ONNX Runtime are not installed.
     """
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError:
         raise MissingExtra("rounding to int8", "onnx") from None
-    shutil.rmtree(output, ignore_errors=True)
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns(FILE))
-    logging.disable(logging.WARNING)  # it advises a step that was done
-    try:
-        quantize_dynamic(folder / FILE, output / INT8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
-    finally:
-        logging.disable(logging.NOTSET)
+    with replacing(output, folder) as made:
+        shutil.copytree(folder, made, ignore=shutil.ignore_patterns(FILE), dirs_exist_ok=True)
+        logging.disable(logging.WARNING)  # it advises a step that was done
+        try:
+            quantize_dynamic(folder / FILE, made / INT8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
+        finally:
+            logging.disable(logging.NOTSET)

@@ -1,9 +1,11 @@
 """The verb ``score``: scores for every row of a file, in parts, so that an interrupted run goes on and several workers share the work."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 
@@ -13,12 +15,26 @@ from assay.files import fingerprint, read_parquet, start_over, write_parquet, wr
 from assay.pairs import sources
 from assay.pairs.messages import Aside, Messages, answer_of, messages, prompt_of
 from assay.pairs.read import read
-from assay.score.scorer import Scorer, load_scorer
+from assay.score.scorer import Scorer, Scores, load_scorer
 
 PART = 500
 """Rows scored between two writes: what an interruption can cost."""
 
 Load = Callable[[], Scorer]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of a source, and what there is to say of them."""
+
+    table: pl.DataFrame
+    """One row for each row that could be read."""
+    aside: int
+    """Rows that could not be read."""
+    unanswered: int
+    """Rows without a score because nobody answered; the same call asks for these again."""
+    usage: dict[str, float] | None
+    """What judges used in this call; None if there are none."""
 
 
 @cache
@@ -33,8 +49,8 @@ def loaded(spec: str, precision: str = "auto", allow_drift: float | None = None,
 
 def score_file(
     scorer: Scorer, source: str, *, split: str = "train", parts: Path | None = None, engine: Engine = HERE, load: Load | None = None, tick: Tick | None = None
-) -> tuple[pl.DataFrame, int]:
-    """Scores for the rows of ``source``, and how many rows could not be read.
+) -> Scored:
+    """Scores for the rows of ``source``.
 
     Pairs of any known format get ``chosen_score``, ``rejected_score`` and ``margin`` beside their id; rows with ``messages``, or with ``prompt`` and ``response``,
     get ``score``. Of a scorer with several outputs the attributes follow, ``attr_NAME`` or ``chosen_attr_NAME`` and ``rejected_attr_NAME``. ``truncated`` says that a conversation was longer than the scorer reads; where there are rows without a score,
@@ -44,7 +60,7 @@ def score_file(
         scorer: what scores.
         source: a file, a folder or a hub id.
         split: split of a hub data set.
-        parts: a folder for what is done; the same call goes on from there after an interruption. None to keep nothing.
+        parts: a folder for what is done; the same call goes on from there after an interruption or an outage. None to keep nothing.
         engine: where parts are scored; the scores do not depend on it.
         load: makes the scorer in a process of the engine; must be given if these are others than this one.
         tick: told (rows scored, rows).
@@ -58,23 +74,47 @@ def score_file(
     rows, conversations, aside = _rows(source, split)
     sides = len(conversations) // rows.height
     said = [[[m["role"], m["content"]] for m in c] for c in conversations]
-    start_over(parts, fingerprint(scorer.spec, getattr(scorer, "fingerprint", None), said, PART))
+    start_over(parts, fingerprint(scorer.spec, getattr(scorer, "fingerprint", None), said, PART, UNANSWERED))
     tasks = [(conversations[at * sides : (at + PART) * sides], parts / f"{at:09d}.parquet") for at in range(0, rows.height, PART)]
-    engine.map(partial(_part, load or (lambda: scorer)), tasks, tick and (lambda done, _: tick(min(done * PART, rows.height), rows.height)))
+    used = engine.map(partial(_part, load or (lambda: scorer)), tasks, tick and (lambda done, _: tick(min(done * PART, rows.height), rows.height)))
     scored = pl.concat([read_parquet(file) for _, file in tasks], how="vertical_relaxed")
-    return _table(rows, scored, sides), aside
+    unanswered = int(scored[UNANSWERED].to_numpy().reshape(-1, sides).any(axis=1).sum())
+    return Scored(_table(rows, scored.drop(UNANSWERED), sides), aside, unanswered, _total(used))
 
 
-def _part(load: Load, task: tuple[Sequence[Messages], Path]) -> None:
-    """Score some conversations to a file, unless it is there."""
+UNANSWERED = "unanswered"
+"""The column of a part that says that nobody answered for a row."""
+
+
+def _part(load: Load, task: tuple[Sequence[Messages], Path]) -> dict[str, float] | None:
+    """Score to a file those of some conversations that it does not answer for yet; what a judge used for it."""
     conversations, out = task
-    if out.is_file():
-        return
-    scorer = load()
-    scores = scorer.score(conversations)
-    reasons = pl.Series("reason", [scores.reasons.get(i) for i in range(len(conversations))], dtype=pl.String)
-    attributes = {name: scores.values[:, i] for i, name in enumerate(scorer.attributes) if i}
-    write_parquet(out, pl.DataFrame({"score": scores.values[:, 0], **{f"attr_{name}": values for name, values in attributes.items()}, "truncated": scores.truncated}).with_columns(reasons))
+    before = read_parquet(out) if out.is_file() else None
+    missing = list(range(len(conversations))) if before is None else before[UNANSWERED].arg_true().to_list()
+    if not missing:
+        return None
+    scorer: Any = load()
+    at_first = getattr(scorer, "usage", None)
+    found = _lines(scorer, scorer.score([conversations[i] for i in missing]))
+    if before is not None:
+        place = {i: before.height + n for n, i in enumerate(missing)}
+        found = pl.concat([before, found])[[place.get(i, i) for i in range(before.height)]]
+    write_parquet(out, found)
+    return at_first and {key: value - at_first[key] for key, value in scorer.usage.items()}
+
+
+def _lines(scorer: Scorer, scores: Scores) -> pl.DataFrame:
+    """Scores as a table, one line a conversation."""
+    attributes = {f"attr_{name}": scores.values[:, i] for i, name in enumerate(scorer.attributes) if i}
+    numbers = range(len(scores.values))
+    why = {"reason": pl.Series([scores.reasons.get(i) for i in numbers], dtype=pl.String), UNANSWERED: pl.Series([i in scores.unanswered for i in numbers], dtype=pl.Boolean)}
+    return pl.DataFrame({"score": scores.values[:, 0], **attributes, "truncated": scores.truncated, **why})
+
+
+def _total(used: Sequence[dict[str, float] | None]) -> dict[str, float] | None:
+    """What all parts together used."""
+    found = [one for one in used if one]
+    return {key: sum(one[key] for one in found) for key in found[0]} if found else None
 
 
 def _table(rows: pl.DataFrame, scored: pl.DataFrame, sides: int) -> pl.DataFrame:

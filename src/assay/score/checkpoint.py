@@ -36,7 +36,7 @@ class CheckpointScorer:
     def __init__(self, spec: str, precision: str = "auto", tokens_per_batch: int = 4_096, tick: Tick | None = None, allow_drift: float | None = None) -> None:
         self.spec = spec
         self.openvino = spec.startswith(OPENVINO)
-        self.folder = _folder(spec.removeprefix(OPENVINO))
+        self.folder = folder_of(spec.removeprefix(OPENVINO))
         self.reward_model, self.contract = checkpoint.load(self.folder, allow_drift=allow_drift, openvino=self.openvino)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
@@ -114,7 +114,12 @@ def _worth(group: list[int], sequences: Sequence[list[int]]) -> list[list[int]]:
     return [group] if size(members, "shared") <= WORTH * sum(map(len, members)) else [[i] for i in group]
 
 
-def _folder(spec: str) -> Path:
+def folder_of(spec: str) -> Path:
+    """The folder of a checkpoint that is a local folder, in an object store, or on the hub.
+
+    Raises:
+        AssayError: there is none.
+    """
     path = fetch(spec) if url(spec) else Path(spec).expanduser()
     if path.is_dir():
         return path

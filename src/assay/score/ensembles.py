@@ -57,7 +57,8 @@ class Ensemble:
         """Shape [n, 3]; without scores where one of the members has none."""
         found = [member.score(conversations) for member in self.members]
         reasons = {i: f"{member.spec}: {why}" for member, s in zip(self.members, found, strict=True) for i, why in s.reasons.items()}
-        return Scores(self.merged([s.values[:, 0] for s in found]), np.any([s.truncated for s in found], axis=0), reasons)
+        unanswered = frozenset().union(*(s.unanswered for s in found))
+        return Scores(self.merged([s.values[:, 0] for s in found]), np.any([s.truncated for s in found], axis=0), reasons, unanswered)
 
     def merged(self, rewards: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The reward, the mean and the spread, [n, 3], of each member's rewards [n]."""

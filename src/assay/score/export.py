@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.files import MANIFEST, read_json, write_json
+from assay.files import MANIFEST, read_json, replacing, write_json
 from assay.model import checkpoint as checkpoints
 from assay.model.onnx import export as to_onnx
 from assay.model.onnx import round_to_int8
@@ -21,18 +21,18 @@ def export(checkpoint: Path, output: Path, measure: str | None = None) -> list[s
     With ``measure``, a source of pairs, its weights are rounded to int8; how its scores of the pairs differ from the checkpoint's in fp32 is written into the manifest.
 
     Raises:
-        AssayError: it cannot be exported, or breaks its contract afterwards.
+        AssayError: it cannot be exported, breaks its contract afterwards, or ``output`` cannot be replaced.
     """
     if measure is None:
         to_onnx(checkpoint, output)
         reward_model, contract = checkpoints.load(output)
         return [f"{output}: the canaries differ by at most {checkpoints.drift(reward_model, contract):.1e} from the scores they must get"]
-    with TemporaryDirectory() as folder:
+    with replacing(output, checkpoint) as made, TemporaryDirectory() as folder:
         to_onnx(checkpoint, Path(folder) / "fp32")
-        round_to_int8(Path(folder) / "fp32", output)
-    contract = checkpoints.rescore(output, "int8")
-    cost = rounding_cost(checkpoint, output, measure)
-    write_json(output / MANIFEST, {**read_json(output / MANIFEST), "rounding": cost})
+        round_to_int8(Path(folder) / "fp32", made)
+        contract = checkpoints.rescore(made, "int8")
+        cost = rounding_cost(checkpoint, made, measure)
+        write_json(made / MANIFEST, {**read_json(made / MANIFEST), "rounding": cost})
     return [
         f"{output}: {cost['size']:.0%} of the size; the canaries moved by at most {contract.tolerance:.2g}",
         f"on {cost['pairs']:,} pairs of {measure}: rewards move by {cost['typical']:.2g} (root mean square, {cost['share_of_std']:.1%} of their standard deviation), at most {cost['largest']:.2g}; "
@@ -47,7 +47,7 @@ def rounding_cost(before: Path, after: Path, measure: str) -> dict[str, Any]:
     for folder in (before, after):
         scorer = load_scorer(folder, precision="fp32")
         start = time.perf_counter()
-        tables.append(score_file(scorer, measure)[0])
+        tables.append(score_file(scorer, measure).table)
         seconds.append(time.perf_counter() - start)
     was, now = (table.select("chosen_score", "rejected_score").to_numpy().astype(np.float64) for table in tables)
     moved, margins = now - was, [x[:, 0] - x[:, 1] for x in (was, now)]

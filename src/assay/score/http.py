@@ -1,7 +1,7 @@
 """Scorers behind a URL, in the wire formats of reward servers.
 
 ``assay:URL``: a server of ours, attributes and truncation included. ``vllm:URL``: any server with vLLM's ``/classify`` that takes messages. ``openrlhf:URL#CHECKPOINT``: a server with ``/get_reward``, which takes whole texts;
-the chat template is that of the checkpoint. Behind ``#`` stands, for the first two, the model's name there. The key is read from ``ASSAY_API_KEY``.
+the chat template is that of the checkpoint, and the server must give its canaries the scores of its contract. Behind ``#`` stands, for the first two, the model's name there. The key is read from ``ASSAY_API_KEY``.
 
 Several requests are under way at once; what comes back keeps the order. Answers of 429 and 5xx and broken connections are tried again, after the time the server asks for; a request that
 fails for good leaves its conversations without a score, each with the reason.
@@ -11,10 +11,12 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from assay.errors import AssayError, MissingExtra
 from assay.files import first_line
 from assay.pairs.schema import Message
 from assay.score.scorer import Scores, Tick
+
+if TYPE_CHECKING:
+    from assay.model.contract import Contract
 
 KINDS = ("assay:", "vllm:", "openrlhf:")
 AT_ONCE = 8
@@ -35,11 +40,11 @@ TIMEOUT = 300.0
 
 
 class Failed(Exception):
-    """A request that failed for good, with its status if there was an answer."""
+    """A request that failed for good, with its status if there was an answer, and whether to ask again later may help."""
 
-    def __init__(self, reason: str, status: int = 0) -> None:
+    def __init__(self, reason: str, status: int = 0, *, unanswered: bool = False) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.unanswered = status, unanswered
 
 
 class Remote:
@@ -47,7 +52,7 @@ class Remote:
 
     attributes: tuple[str, ...] = ("reward",)
 
-    def __init__(self, spec: str, tick: Tick | None = None) -> None:
+    def __init__(self, spec: str, tick: Tick | None = None, allow_drift: float | None = None) -> None:
         kind, _, rest = spec.partition(":")
         url, _, self.name = rest.partition("#")
         if not url.startswith(("http://", "https://")):
@@ -62,13 +67,16 @@ class Remote:
             httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
             raise AssayError(f"{spec}: not a URL ({first_line(error)})") from None
-        self.spec, self.tick = spec, tick
+        self.spec, self.tick = spec, None
         ask: dict[str, tuple[Callable[[Any, list[Any]], list[Any]], int]] = {"assay": (self._assay, TOGETHER), "vllm": (self._vllm, 1), "openrlhf": (self._openrlhf, TOGETHER)}
         self.ask, self.together = ask[kind]
         if kind == "assay":
             self._introduce()
         if kind == "openrlhf":
             self.render = _template_of(spec, self.name)
+            if contract := _contract_of(self.name):
+                self._check(contract, allow_drift)
+        self.tick = tick
 
     @property
     def fingerprint(self) -> str | None:
@@ -79,18 +87,20 @@ class Remote:
         """Shape [n, 1], or [n, 1 + k] of a server of ours with k attributes; NaN with the reason where there is no score."""
         parts = [[[dict(m) for m in c] for c in conversations[i : i + self.together]] for i in range(0, len(conversations), self.together)]
         values = np.full((len(conversations), len(self.attributes)), np.nan, dtype=np.float32)
-        truncated, reasons, done = np.zeros(len(conversations), dtype=bool), {}, 0
+        truncated, reasons, unanswered, done = np.zeros(len(conversations), dtype=bool), {}, set(), 0
         with _client() as client, ThreadPoolExecutor(AT_ONCE) as pool:
             for part, found in zip(parts, pool.map(partial(self._tried, client), parts), strict=True):
                 for i, one in enumerate(found, done):
                     if isinstance(one, Failed):
                         reasons[i] = str(one)
+                        if one.unanswered:
+                            unanswered.add(i)
                     else:
                         values[i], truncated[i] = one
                 done += len(part)
                 if self.tick:
                     self.tick(done, len(conversations))
-        return Scores(values, truncated, reasons)
+        return Scores(values, truncated, reasons, frozenset(unanswered))
 
     def _tried(self, client: Any, part: list[Any]) -> list[Any]:
         """For each conversation its scores and whether it was cut, or why there is none. What is refused as a whole is asked for in halves: one bad conversation shall not cost the others their scores."""
@@ -116,19 +126,19 @@ class Remote:
             try:
                 response = client.post(self.url + path, json=body)
             except self.errors as error:
-                reason = first_line(error)
+                reason, status = first_line(error), 0
             else:
                 if response.status_code == 200:
                     return _json(response)
                 status = response.status_code
                 reason = f"status {status}: {response.text[:200]}"
-                if response.status_code != 429 and response.status_code < 500:
+                if not _passes(status):
                     break
                 after = response.headers.get("retry-after", "")
                 wait = min(LONGEST_WAIT, float(after)) if after.isdigit() else wait
             if attempt + 1 < TRIES:
                 time.sleep(wait)
-        raise Failed(f"{self.url}{path}: {reason}", status)
+        raise Failed(f"{self.url}{path}: {reason}", status, unanswered=_passes(status))
 
     def _introduce(self) -> None:
         """Ask a server of ours for the attributes and the fingerprint of the model."""
@@ -148,6 +158,19 @@ class Remote:
         self._fingerprint, attributes = models[self.name] if self.name else next(iter(models.values()))
         self.attributes = tuple(attributes)
 
+    def _check(self, contract: "Contract", allow_drift: float | None) -> None:
+        """Score the canaries of the checkpoint whose rewards these should be."""
+        found = self.score([canary.conversation for canary in contract.canaries])
+        if found.reasons:
+            raise AssayError(f"{self.spec}: the server gives the canaries of {self.name} no score ({next(iter(found.reasons.values()))})")
+        worst = float(np.abs(found.values[:, 0] - [canary.score for canary in contract.canaries]).max())
+        if worst <= contract.tolerance:
+            return
+        said = f"{self.spec}: the server's scores of the canaries of {self.name} differ by up to {worst:.2g} from those of its contract"
+        if allow_drift is None or worst > allow_drift:
+            raise AssayError(f"{said}. `assay doctor {self.name} --against {self.spec}` names the cause; or allow it with --allow-drift (now {allow_drift or contract.tolerance:g})")
+        warnings.warn(said, stacklevel=2)
+
     def _assay(self, client: Any, part: list[Any]) -> list[Any]:
         found = self._post(client, "/v1/rewards", {"conversations": part, **({"model": self.name} if self.name else {})})
         return _rows(lambda: [([one["reward"], *(one["attributes"][a] for a in self.attributes[1:])], one["truncated"]) for one in found["scores"]], len(part))
@@ -159,6 +182,11 @@ class Remote:
     def _openrlhf(self, client: Any, part: list[Any]) -> list[Any]:
         found = self._post(client, "/get_reward", {"query": [self.render(c) for c in part]})
         return _rows(lambda: [([float(reward)], False) for reward in found["rewards"]], len(part))
+
+
+def _passes(status: int) -> bool:
+    """Whether the same request may succeed later; a status of 0 stands for no answer at all."""
+    return status in (0, 429) or status >= 500
 
 
 @cache
@@ -193,6 +221,16 @@ def _rows(read: Callable[[], list[Any]], expected: int) -> list[Any]:
     if not all(math.isfinite(value) for row, _ in rows for value in row):
         raise Failed("a score is not a finite number")
     return rows
+
+
+def _contract_of(checkpoint: str) -> "Contract | None":
+    """The contract of a folder or a hub id; None where there is none, as with a tokenizer alone."""
+    from transformers.utils import cached_file
+
+    from assay.model import contract
+
+    file = cached_file(checkpoint, contract.FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    return contract.read(Path(file).parent) if file else None
 
 
 def _template_of(spec: str, folder: str) -> Callable[[Any], str]:

@@ -1,7 +1,7 @@
 """Language models as judges, through any endpoint that speaks OpenAI's chat completions (vLLM, SGLang, llama.cpp, Ollama, a provider).
 
 ``judge:MODEL@URL`` grades one answer from 1 to 10. ``judge-pairs:MODEL@URL`` is shown two answers in both orders and names the better one; such a judge can be evaluated on pairs, but gives no
-score by itself. What cannot be read out of its text, and a request that fails after all retries, is a failure with its reason, never a number. The key is read from ``OPENAI_API_KEY``.
+score by itself. What cannot be read out of its text, a text that was cut or has nothing behind the model's thinking, and a request that fails after all retries, is a failure with its reason, never a number. The key is read from ``OPENAI_API_KEY``.
 
 Tokens are counted as the endpoint reports them. With ``ASSAY_JUDGE_PRICE=IN,OUT``, the prices of a million tokens of prompt and of completion, their cost is told too.
 """
@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,21 @@ CHOOSE = """You compare two answers of an assistant to the same conversation. Ju
 for nothing. Say in a few sentences where they differ. Then, on the last line, write [[A]] if answer A is better, [[B]] if answer B is better, or [[C]] if neither is."""
 
 
+class Answer(NamedTuple):
+    """What came of a request."""
+
+    value: float
+    """NaN where there is none."""
+    reason: str | None = None
+    """Why there is none."""
+    unanswered: bool = False
+    """Nobody answered, so that to ask again later may help."""
+
+
+class Unusable(Exception):
+    """A reply in which no verdict can stand."""
+
+
 class Endpoint:
     """A model behind a URL, and what has been used of it."""
 
@@ -52,20 +67,42 @@ class Endpoint:
             raise MissingExtra("a judge", "client") from None
         self.model = name
         self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=RETRIES, timeout=TIMEOUT)
+        self.options: dict[str, Any] = {"temperature": 0}
         self.tokens = {"prompt": 0, "completion": 0}
         self.requests = 0
         self.price = _price()
         self._lock = threading.Lock()
 
     def ask(self, instruction: str, shown: str) -> str:
-        """What the model says, without sampling."""
-        said: Any = self.client.chat.completions.create(model=self.model, temperature=0, messages=[{"role": "system", "content": instruction}, {"role": "user", "content": shown}])
+        """What the model says, without sampling where it can be asked for.
+
+        Raises:
+            Unusable: its text was cut.
+        """
+        said = self._complete([{"role": "system", "content": instruction}, {"role": "user", "content": shown}])
         with self._lock:
             self.requests += 1
             if said.usage:
                 self.tokens["prompt"] += said.usage.prompt_tokens
                 self.tokens["completion"] += said.usage.completion_tokens
+        if said.choices[0].finish_reason == "length":
+            raise Unusable("the judge's text was cut")
         return said.choices[0].message.content or ""
+
+    def _complete(self, messages: list[dict[str, str]]) -> Any:
+        """The completion; a model that takes no temperature is asked without one from then on."""
+        from openai import BadRequestError
+
+        create: Any = self.client.chat.completions.create
+        options = self.options  # another thread may change them meanwhile
+        try:
+            return create(model=self.model, messages=messages, **options)
+        except BadRequestError as error:
+            if not options or "temperature" not in str(error):
+                raise
+        said = create(model=self.model, messages=messages)
+        self.options = {}
+        return said
 
     @property
     def usage(self) -> dict[str, float]:
@@ -74,8 +111,8 @@ class Endpoint:
         cost = {"cost": (self.tokens["prompt"] * self.price[0] + self.tokens["completion"] * self.price[1]) / 1e6} if self.price else {}
         return {**used, **cost}
 
-    def ask_all(self, requests: Sequence[Request], ask: Callable[[Request], tuple[float, str | None]], tick: Tick | None) -> list[tuple[float, str | None]]:
-        """The answers to requests, in their order, several at once: a number or NaN with the reason."""
+    def ask_all(self, requests: Sequence[Request], ask: Callable[[Request], tuple[float, str | None]], tick: Tick | None) -> list[Answer]:
+        """The answers to requests, in their order, several at once."""
         done = 0
         found = []
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -98,15 +135,17 @@ def _price() -> tuple[float, float] | None:
     return prompt, completion
 
 
-def _caught(ask: Callable[[Request], tuple[float, str | None]], request: Request) -> tuple[float, str | None]:
-    from openai import OpenAIError
+def _caught(ask: Callable[[Request], tuple[float, str | None]], request: Request) -> Answer:
+    from openai import APIConnectionError, InternalServerError, OpenAIError, RateLimitError
 
     try:
-        return ask(request)
+        return Answer(*ask(request))
+    except Unusable as error:
+        return Answer(float("nan"), str(error))
     except OpenAIError as error:
-        return float("nan"), f"the request failed ({first_line(error)[:200]})"
+        return Answer(float("nan"), f"the request failed ({first_line(error)[:200]})", isinstance(error, (APIConnectionError, InternalServerError, RateLimitError)))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # the client passes on whatever came with status 200
-        return float("nan"), f"the endpoint's answer is no chat completion ({type(error).__name__})"
+        return Answer(float("nan"), f"the endpoint's answer is no chat completion ({type(error).__name__})")
 
 
 class Judge:
@@ -125,8 +164,9 @@ class Judge:
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Grades, shape [n, 1]; NaN with the reason where there is none."""
         found = self.endpoint.ask_all(conversations, self._grade, self.tick)
-        reasons = {i: reason for i, (_, reason) in enumerate(found) if reason}
-        return Scores(np.array([[grade] for grade, _ in found], dtype=np.float32).reshape(-1, 1), np.zeros(len(found), dtype=bool), reasons)
+        reasons = {i: one.reason for i, one in enumerate(found) if one.reason}
+        unanswered = frozenset(i for i, one in enumerate(found) if one.unanswered)
+        return Scores(np.array([[one.value] for one in found], dtype=np.float32).reshape(-1, 1), np.zeros(len(found), dtype=bool), reasons, unanswered)
 
     def _grade(self, conversation: Sequence[Message]) -> tuple[float, str | None]:
         return grade_in(self.endpoint.ask(GRADE, f"{_shown(conversation[:-1])}\n\n<answer>\n{answer_text(conversation[-1:])}\n</answer>"))
@@ -155,8 +195,8 @@ class PairJudge:
         found = self.endpoint.ask_all(orders, self._choose, tick or self.tick)
         totals = []
         for first, second in zip(found[::2], found[1::2], strict=True):
-            votes = (0 if first[1] else int(first[0])) - (0 if second[1] else int(second[0]))
-            totals.append((votes, first[1] or second[1]))
+            votes = (0 if first.reason else int(first.value)) - (0 if second.reason else int(second.value))
+            totals.append((votes, first.reason or second.reason))
         return totals
 
     def _choose(self, order: tuple[Sequence[Message], Sequence[Message], Sequence[Message]]) -> tuple[float, str | None]:
@@ -169,9 +209,18 @@ def _shown(messages: Iterable[Message]) -> str:
     return f"<conversation>\n{turns}\n</conversation>"
 
 
+def _thought(text: str) -> tuple[str, str | None]:
+    """What follows the model's thinking, in which it may weigh any verdict; and what is wrong if the thinking never ends."""
+    said = text.rpartition("</think>")[2]
+    return said, "the judge's thinking never ends" if "<think>" in said else None
+
+
 def grade_in(text: str) -> tuple[float, str | None]:
-    """The last grade in double brackets, or NaN and why there is none."""
-    grades = _GRADE.findall(text)
+    """The last grade in double brackets behind any thinking, or NaN and why there is none."""
+    said, wrong = _thought(text)
+    if wrong:
+        return float("nan"), wrong
+    grades = _GRADE.findall(said)
     if not grades:
         return float("nan"), "no grade in the judge's text"
     grade = float(grades[-1])
@@ -181,8 +230,11 @@ def grade_in(text: str) -> tuple[float, str | None]:
 
 
 def choice_in(text: str) -> tuple[float, str | None]:
-    """+1 for A, -1 for B, 0 for neither, by the last choice in double brackets; or NaN and why there is none."""
-    choices = _CHOICE.findall(text)
+    """+1 for A, -1 for B, 0 for neither, by the last choice in double brackets behind any thinking; or NaN and why there is none."""
+    said, wrong = _thought(text)
+    if wrong:
+        return float("nan"), wrong
+    choices = _CHOICE.findall(said)
     if not choices:
         return float("nan"), "no choice in the judge's text"
     return {"A": 1.0, "B": -1.0, "C": 0.0}[choices[-1]], None

@@ -37,6 +37,8 @@ class Scores:
     """Shape [n]: the conversation was longer than the scorer reads."""
     reasons: dict[int, str] = field(default_factory=dict)
     """Why a conversation has no score (its values are NaN), by its number."""
+    unanswered: frozenset[int] = frozenset()
+    """Those of them for which nobody answered (no connection, 429, 5xx): to ask again later may help."""
 
     @property
     def outputs(self) -> NDArray[np.float32]:
@@ -72,7 +74,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         spec: see the docstring of ``assay.score.scorer``.
         precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast), for a checkpoint.
         tokens_per_batch: tokens that go through the model at once, padding included.
-        allow_drift: how far a checkpoint's canaries may be from their golden scores; within it a warning names the cause, otherwise it is refused.
+        allow_drift: how far a checkpoint's canaries may be from their golden scores, also behind a server of which the checkpoint is named; within it a warning names the cause, otherwise it is refused.
         tick: called with (conversations scored, conversations in all) as scoring goes on.
 
     Raises:
@@ -93,7 +95,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
     if name.startswith(("assay:", "vllm:", "openrlhf:")):
         from assay.score.http import Remote
 
-        return Remote(name, tick)
+        return Remote(name, tick, allow_drift)
     if name.startswith(("mean(", "mean-", "min(", "weighted(")) and name.endswith(")"):
         from assay.score.ensembles import Ensemble
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from assay.errors import AssayError
-from assay.files import MANIFEST, read_json
+from assay.files import MANIFEST, check_replaceable, read_json
 from assay.model import checkpoint
 from assay.model import contract as contracts
 from assay.model.reward_model import RewardModel, from_checkpoint, precision_of
@@ -122,10 +122,11 @@ def soup(folders: Sequence[Path], output: Path, *, by: pl.DataFrame | None = Non
     """Write a soup of checkpoints to ``output``: greedy on the pairs ``by``, or uniform without; what is in it.
 
     Raises:
-        AssayError: fewer than two checkpoints (one, with ``start``), or they don't fit together.
+        AssayError: fewer than two checkpoints (one, with ``start``), they don't fit together, or ``output`` cannot be replaced.
     """
     if len(folders) < (1 if start else 2):
         raise AssayError(f"a soup needs at least two checkpoints, found {len(folders)}")
+    check_replaceable(output, *folders, *([start] if start else []))
     chosen, decisions = greedy(folders, judge_on(by)) if by is not None and len(folders) > 1 else (list(folders), [])
     reward_model = cook(chosen, start=start, scale=scale)
     about: dict[str, Any] = {

@@ -15,7 +15,7 @@ from assay.allocator import keep_freed
 from assay.errors import AssayError
 from assay.evaluate.calibration import sure_temperature
 from assay.evaluate.contamination import write_hashes
-from assay.files import MANIFEST, fingerprint, is_done, read_json, sha256_file, start_over, write_text
+from assay.files import MANIFEST, check_replaceable, fingerprint, is_done, read_json, sha256_file, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
 from assay.model.contract import FILE as CONTRACT
@@ -72,6 +72,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if seen.height == 0:
         raise AssayError(f"nothing to train on: {rows.height} {'rated answers' if config.attributes else 'pairs'}, {held_out.height} of them held out (train.validation is {config.validation})")
     if processes.is_main_process:
+        check_replaceable(result)
         start_over(work, print_)
     processes.wait_for_everyone()
     precision = precision_of(config.precision, processes.device)
