@@ -15,7 +15,16 @@ from assay.allocator import keep_freed
 from assay.errors import AssayError
 from assay.evaluate.calibration import sure_temperature
 from assay.evaluate.contamination import write_hashes
-from assay.files import MANIFEST, check_replaceable, fingerprint, is_done, read_json, sha256_file, start_over, write_text
+from assay.files import (
+    MANIFEST,
+    check_replaceable,
+    fingerprint,
+    is_done,
+    read_json,
+    sha256_file,
+    start_over,
+    write_text,
+)
 from assay.model import checkpoint
 from assay.model.backbones import locate
 from assay.model.contract import FILE as CONTRACT
