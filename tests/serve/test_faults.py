@@ -393,6 +393,22 @@ def test_too_much_waiting_is_told_and_passes(app_url: Callable[..., str], gate: 
     assert httpx2.get(f"{url}/readyz").status_code == 200
 
 
+def test_what_cannot_be_answered_in_time_is_told_at_once(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> NDArray[np.float32]:
+        time.sleep(0.2)
+        return score_tokens(*args)
+
+    monkeypatch.setattr(models, "score_tokens", slow)
+    url = app_url(limits=Limits(request_seconds=2, batch_tokens=100))
+    assert ask(url, {"conversations": [TALK] * 4}).status_code == 200
+    start = time.monotonic()
+    response = ask(url, {"conversations": [TALK] * 900})
+    assert response.status_code == 413
+    assert "s at the pace of late, allowed are 2; send fewer at once" in message(response)
+    assert time.monotonic() - start < 2
+    assert ask(url).status_code == 200
+
+
 def test_a_request_that_takes_too_long_is_given_up_with_its_work(app_url: Callable[..., str], gate: Gate) -> None:
     url = app_url(limits=Limits(request_seconds=0.4))
     gate.shut()

@@ -48,11 +48,11 @@ class Answer:
 class Models:
     """The served models by name; the first is the one a request gets that names none. An ensemble is asked of its members, each of which has a queue, once however many ensembles it is in."""
 
-    def __init__(self, scorers: dict[str, Served], *, batch_tokens: int, waiting_tokens: int, waiting_seconds: float, most_items: int, observe: Callable[[int, int, float], None] | None = None) -> None:
+    def __init__(self, scorers: dict[str, Served], *, batch_tokens: int, waiting_tokens: int, request_seconds: float, most_items: int, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.scorers, self.most_items = scorers, most_items
         self.executor = ThreadPoolExecutor(1, "assay-score")
         self.tokenizing = ThreadPoolExecutor(1, "assay-tokenize")  # a fast tokenizer is not to be used from two threads
-        limits: dict[str, Any] = {"batch_tokens": batch_tokens, "waiting_tokens": waiting_tokens, "waiting_seconds": waiting_seconds, "observe": observe}
+        limits: dict[str, Any] = {"batch_tokens": batch_tokens, "waiting_tokens": waiting_tokens, "request_seconds": request_seconds, "observe": observe}
         self.queues = {one: Queue(_scoring(one, batch_tokens), self.executor, **limits) for scorer in scorers.values() for one in checkpoints_of(scorer)}
 
     def named(self, name: str | None) -> str:
