@@ -21,10 +21,12 @@ import uvicorn
 from numpy.typing import NDArray
 
 from assay.cli import run_app
+from assay.model.reward_model import RewardModel
 from assay.score.checkpoint import CheckpointScorer, score_tokens
 from assay.serve import models
 from assay.serve import serve as serving
 from assay.serve.app import Limits
+from assay.serve.dialects import own, vllm
 from served import Server, metrics_of, said, wait_until, waiting
 
 TALK = said("What is red?", "A colour.")
@@ -287,6 +289,86 @@ def test_too_many_items(app_url: Callable[..., str]) -> None:
         response = httpx2.post(url + path, json=body)
         assert response.status_code == 400, path
         assert message(response) == "4 items at once, allowed are 3"
+
+
+def test_the_number_of_items_is_looked_at_before_anything_is_made_of_them(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(*_: Any) -> Any:
+        raise AssertionError("a list was made of too many items")
+
+    url = app_url(limits=Limits(items=3))
+    monkeypatch.setattr(vllm, "_turns", made)
+    monkeypatch.setattr(own.Turn, "model_dump", made)
+    turns = [{"role": "user", "content": ""}]
+    too_many: dict[str, dict[str, Any]] = {
+        "/v1/rewards": {"conversations": [turns] * 4},
+        "/v1/compare": {"prompt": turns, "answers": [""] * 4},
+        "/score": {"text_1": "a", "text_2": [""] * 4},
+        "/v1/score": {"queries": [""] * 4, "documents": [""] * 4},
+        "/rerank": {"query": "a", "documents": [""] * 4},
+        "/pooling": {"input": [[10**9]] * 4},
+    }
+    for path, body in too_many.items():
+        response = httpx2.post(url + path, json=body)
+        assert response.status_code == 400, path
+        assert message(response) == "4 items at once, allowed are 3"
+
+
+LONG = "word " * 1_600
+REPEATING: dict[str, dict[str, Any]] = {
+    "/v1/compare": {"prompt": said(LONG), "answers": ["a"] * 20},
+    "/v1/explain": {"prompt": said(LONG), "answer": "One. Two. Three."},
+    "/score": {"text_1": LONG, "text_2": ["a"] * 20},
+    "/rerank": {"query": LONG, "documents": ["a"] * 20},
+}
+
+
+@pytest.mark.parametrize("path", REPEATING)
+def test_a_prompt_that_becomes_too_much_text_before_all_its_answers(path: str, app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, seen = RewardModel.encode, list[int]()
+    monkeypatch.setattr(RewardModel, "encode", lambda model, talks: seen.append(len(talks)) or encode(model, talks))
+    response = httpx2.post(app_url(limits=Limits(body_bytes=16_000)) + path, json=REPEATING[path])
+    assert response.status_code == 413
+    assert "characters with the prompt before each answer, allowed are 32,000; send fewer at once" in message(response)
+    assert seen == []
+    assert httpx2.post(app_url() + path, json=REPEATING[path]).status_code == 200
+
+
+def test_messages_without_text_count_too(app_url: Callable[..., str]) -> None:
+    prompt = [{"role": "", "content": ""}] * 400
+    response = httpx2.post(f"{app_url(limits=Limits(body_bytes=16_000))}/v1/compare", json={"prompt": prompt, "answers": ["a"] * 20})
+    assert response.status_code == 413
+
+
+def test_many_answers_to_a_long_prompt_are_scored(client: httpx2.Client, scorers: dict[str, CheckpointScorer]) -> None:
+    prompt, answers = said("word " * 6_000), [f"answer {i}" for i in range(64)]
+    response = client.post("/v1/compare", json={"prompt": prompt, "answers": answers})
+    assert response.status_code == 200
+    wanted = scorers["first"].score([[*prompt, {"role": "assistant", "content": answer}] for answer in answers]).values[:, 0]
+    assert response.json()["rewards"] == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+def test_nobody_tokenises_for_a_client_that_went_away_and_others_come_in_between(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, begun, seen = RewardModel.encode, threading.Event(), list[int]()
+
+    def slow(model: RewardModel, talks: Any) -> Any:
+        begun.set()
+        time.sleep(0.1)
+        seen.append(len(talks))
+        return encode(model, [said("q", "a") for _ in talks])
+
+    monkeypatch.setattr(RewardModel, "encode", slow)
+    url = app_url()
+    with ThreadPoolExecutor(1) as pool:
+        gone = pool.submit(httpx2.post, f"{url}/rerank", json={"query": "x" * 100_000, "documents": ["a"] * 100}, timeout=1.0)
+        assert begun.wait(5)
+        assert ask(url).status_code == 200
+        assert len(seen) < 8, "a small request waits until a large one is tokenised whole"
+        with pytest.raises(httpx2.TimeoutException):
+            gone.result()
+    wait_until(lambda: metrics_of(url).get(("assay_requests_total", (("method", "POST"), ("path", "/rerank"), ("status", "499")))) == 1)
+    count = len(seen)
+    time.sleep(0.4)
+    assert len(seen) <= count + 1 < 30
 
 
 @pytest.mark.parametrize("path", POSTS)

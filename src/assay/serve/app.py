@@ -24,6 +24,8 @@ from assay.serve.queue import Busy, TooMuch
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 TOKENS = (64, 256, 1_024, 2_048, 4_096, 8_192, 16_384)
+REPEATED = 2
+"""Characters that are scored, for each byte a body may have: by repeating its prompt a small body may cost about what the largest one does, and not a thousand times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def create_app(scorers: dict[str, Served], *, key: str | None = None, limits: Li
         limits: what a request may cost.
     """
     limits, metrics = limits or Limits(), Metrics()
-    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, request_seconds=limits.request_seconds, most_items=limits.items, observe=metrics.scored)
+    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, request_seconds=limits.request_seconds, most_items=limits.items, most_characters=REPEATED * limits.body_bytes, observe=metrics.scored)
     metrics.waiting.set_function(lambda: float(sum(queue.tokens for queue in models.queues.values())))
 
     @contextlib.asynccontextmanager

@@ -90,7 +90,7 @@ def router(models: Models) -> APIRouter:
     @routes.post("/v1/score")
     async def score(request: ScoreRequest) -> dict[str, Any]:
         """Rewards of answers (``text_2``, ``documents``, ``items``, ``data_2``) to prompts (``text_1``, ``queries``, ``data_1``)."""
-        prompts, texts = _matched([request.text_1, request.queries, request.data_1], [request.text_2, request.documents, request.items, request.data_2])
+        prompts, texts = _matched(models, [request.text_1, request.queries, request.data_1], [request.text_2, request.documents, request.items, request.data_2])
         answers = await models.conversations(request.model, [_turns(p, t) for p, t in zip(prompts, texts, strict=True)])
         found = [{"index": i, "object": "score", "score": _activated(a.reward, request.use_activation, request.activation)} for i, a in enumerate(answers)]
         return _list("score", models.named(request.model), answers, found)
@@ -100,6 +100,7 @@ def router(models: Models) -> APIRouter:
     @routes.post("/v2/rerank")
     async def rerank(request: RerankRequest) -> dict[str, Any]:
         """Answers to a prompt, the best first."""
+        models.check_items(len(request.documents))
         answers = await models.conversations(request.model, [_turns(request.query, text) for text in request.documents])
         order = sorted(range(len(answers)), key=lambda i: -answers[i].reward)[: request.top_n or None]
         found = [{"index": i, "document": {"text": request.documents[i]}, "relevance_score": _activated(answers[i].reward, request.use_activation, request.activation)} for i in order]
@@ -132,12 +133,13 @@ def _message(message: dict[str, Any], i: int) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _matched(prompts_by: list[Any], texts_by: list[Any]) -> tuple[list[str], list[str]]:
+def _matched(models: Models, prompts_by: list[Any], texts_by: list[Any]) -> tuple[list[str], list[str]]:
     """Prompts and answers by whichever of their names they were given, as many of both."""
     first, second = (next((value for value in by if value is not None), None) for by in (prompts_by, texts_by))
     if first is None or second is None:
         raise Unfit("expected `text_1` and `text_2`, or `queries` and `documents`")
-    prompts, texts = ([one] if isinstance(one, str) else list(one) for one in (first, second))
+    prompts, texts = ([one] if isinstance(one, str) else one for one in (first, second))
+    models.check_items(max(len(prompts), len(texts)))
     if len(prompts) == 1:
         prompts = prompts * len(texts)
     if len(prompts) != len(texts):
