@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,9 +26,9 @@ from assay.model.reward_model import RewardModel
 from assay.score.checkpoint import CheckpointScorer, score_tokens
 from assay.serve import models
 from assay.serve import serve as serving
-from assay.serve.app import Limits
+from assay.serve.app import Limits, create_app
 from assay.serve.dialects import own, vllm
-from served import Server, metrics_of, said, wait_until, waiting
+from served import Server, free_port, in_thread, metrics_of, said, wait_until, waiting
 
 TALK = said("What is red?", "A colour.")
 POSTS = ("/v1/rewards", "/v1/compare", "/classify", "/v1/classify", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/get_reward", "/v1/score/evaluation")
@@ -595,6 +596,53 @@ def test_kill_restart_and_sigterm_under_load(start_server: Callable[..., Server]
     assert again.process.wait(20) == 0
     with pytest.raises(httpx2.ConnectError):
         ask(again.url)
+
+
+def test_what_is_under_way_when_the_grace_is_over_is_told_and_counted(scorers: dict[str, CheckpointScorer], gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "assay.serve")
+    gate.shut()
+    with ThreadPoolExecutor(1) as pool:
+        with in_thread(create_app({"first": scorers["first"]}), grace=1) as url:
+            late = pool.submit(ask, url)
+            assert gate.begun.wait(5)
+        response = late.result()
+    gate.open.set()
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+    assert message(response) == "the server ended before it could answer; try again in 5 s"
+    assert [json.loads(line)["status"] for line in caplog.messages if '"path": "/v1/rewards"' in line] == [503]
+    assert "Traceback" not in caplog.text
+
+
+def test_the_grace_is_as_long_as_a_request_may_take(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = list[uvicorn.Server]()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: servers.append(server))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    limits = Limits()
+    serving.serve([str(checkpoints["first"])], host="127.0.0.1", port=free_port(), key=None, precision="fp32", limits=limits)
+    assert (servers[0].config.timeout_graceful_shutdown or 0) > limits.body_seconds + limits.request_seconds
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_models_load_ends_the_server_at_once(number: signal.Signals) -> None:
+    code = "import time; from assay.cli import run_app; from assay.serve import serve; serve.load_models = lambda *_: print('loading', flush=True) or time.sleep(60); raise SystemExit(run_app(['serve', 'x', '--port', '0']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"loading\n"
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"interrupted" in stderr
+
+
+def test_a_log_line_holds_the_traceback() -> None:
+    try:
+        raise RuntimeError("of some kind")
+    except RuntimeError:
+        record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "it failed\n", None, sys.exc_info())
+    line = json.loads(serving.JsonLines().format(record))
+    assert line["message"] == "it failed\n"
+    assert line["exception"].endswith("RuntimeError: of some kind")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.0.7", "example.org"])

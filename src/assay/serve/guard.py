@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+GONE = 499
+"""What proxies call a client that went away."""
 OPEN = ("/", "/healthz", "/readyz")
 """What needs no key."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -44,7 +46,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 499  # what proxies call a client that went away
+        start, status = time.perf_counter(), GONE
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -61,9 +63,12 @@ class Guard:
             await self._through(scope, body, receive, sending)
         except Refused as refusal:
             await _answer(sending, refusal)
+        except asyncio.CancelledError:  # the server ends, and its grace is over
+            if status == GONE:
+                await _answer(sending, Refused(503, "the server ended before it could answer; try again in 5 s", ((b"retry-after", b"5"),)))
         finally:
             self.under_way -= 1
-        self._log(scope, status, time.perf_counter() - start)
+            self._log(scope, status, time.perf_counter() - start)
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
         if self.key is None or scope["path"] in OPEN:
@@ -110,11 +115,10 @@ class Guard:
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                answering.cancel()
-            await asyncio.wait({answering})
         finally:
+            answering.cancel()
             leaving.cancel()
+        await asyncio.wait({answering})
         if not answering.cancelled():
             answering.exception()  # it has been answered with 500 and logged
 
