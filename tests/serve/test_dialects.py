@@ -210,5 +210,5 @@ def test_token_ids_beyond_the_length_lose_their_beginning(client: httpx2.Client,
 
 def test_the_description_names_every_endpoint(client: httpx2.Client) -> None:
     paths = set(client.get("/openapi.json").json()["paths"])
-    assert {"/v1/rewards", "/v1/compare", "/classify", "/pooling", "/score", "/rerank", "/get_reward", "/v1/score/evaluation", "/v1/models", "/healthz", "/readyz", "/metrics"} <= paths
+    assert {"/v1/rewards", "/v1/compare", "/classify", "/pooling", "/score", "/rerank", "/get_reward", "/v1/score/evaluation", "/v1/models", "/health", "/healthz", "/readyz", "/metrics"} <= paths
     assert client.get("/docs").status_code == 200

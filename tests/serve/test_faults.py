@@ -120,9 +120,12 @@ def test_the_key(app_url: Callable[..., str]) -> None:
         response = ask(url, headers=headers)
         assert response.status_code == 401
         assert message(response) == "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
-    for path in ("/metrics", "/v1/models", "/docs", "/openapi.json", "/nothing"):
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    for path in ("/metrics", "/v1/models", "/nothing"):
         assert httpx2.get(url + path).status_code == 401
-    for path in ("/healthz", "/readyz"):
+    for path in ("/docs", "/openapi.json"):
+        assert httpx2.get(url + path).status_code == 200
+    for path in ("/health", "/healthz", "/readyz"):
         assert httpx2.get(url + path).text == "ok"
     assert ask(url, headers=good).status_code == 200
     assert httpx2.get(url + "/v1/models", headers=good).status_code == 200

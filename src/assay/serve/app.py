@@ -167,9 +167,10 @@ def _errors(app: FastAPI, limits: Limits) -> None:
 
 
 def _health(app: FastAPI, models: Models, metrics: Metrics) -> None:
+    @app.get("/health", tags=["health"])
     @app.get("/healthz", tags=["health"])
     async def healthz() -> PlainTextResponse:
-        """The process answers."""
+        """The process answers; vLLM and SGLang call it ``/health``."""
         return PlainTextResponse("ok")
 
     @app.get("/readyz", tags=["health"])

@@ -20,8 +20,8 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 GONE = 499
 """What proxies call a client that went away."""
-OPEN = ("/", "/healthz", "/readyz")
-"""What needs no key."""
+OPEN = ("/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json")
+"""What needs no key: it holds no data."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 log = logging.getLogger("assay.serve")
 
@@ -74,7 +74,7 @@ class Guard:
         if self.key is None or scope["path"] in OPEN:
             return
         if not hmac.compare_digest(_given_key(dict(scope["headers"])), self.key.encode("utf-8")):
-            raise Refused(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+            raise Refused(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`", ((b"www-authenticate", b"Bearer"),))
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         length = dict(scope["headers"]).get(b"content-length", b"0")
