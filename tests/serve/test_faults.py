@@ -206,7 +206,7 @@ def test_other_content_types_are_no_5xx(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("path", POSTS)
 def test_wrong_types_in_every_field_are_no_5xx(client: httpx2.Client, path: str) -> None:
     assert client.post(path, json=FITTING[path]).status_code == 200
-    fields = {*FITTING[path], "model", "input", "text", "messages", "top_n", "use_activation", "softmax", "max_length", "prompts"}
+    fields = {*FITTING[path], "model", "input", "text", "input_ids", "messages", "top_n", "use_activation", "softmax", "max_length", "prompts"}
     for field, value in itertools.product(sorted(fields), WRONG):
         response = client.post(path, json={**FITTING[path], field: value})
         assert response.status_code < 500, (field, value, response.text)
@@ -241,9 +241,12 @@ def test_half_a_character_is_no_5xx(client: httpx2.Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "says"),
     [
-        ("/classify", {}, "expected one of `input`, `text` and `messages`, found 0"),
+        ("/classify", {}, "expected one of `input`, `text`, `input_ids` and `messages`, found 0"),
         ("/classify", {"input": "a", "text": "b"}, "found 2"),
         ("/classify", {"input": []}, "nothing to score"),
+        ("/classify", {"input_ids": []}, "nothing to score"),
+        ("/classify", {"input_ids": [[1], []]}, "a sequence has at least one"),
+        ("/classify", {"input_ids": [1], "text": "b"}, "found 2"),
         ("/classify", {"input": [[]]}, "a sequence has at least one"),
         ("/classify", {"input": [[1], []]}, "a sequence has at least one"),
         ("/classify", {"input": [-1]}, "token ids are numbers from 0 to"),

@@ -1,4 +1,4 @@
-"""vLLM's pooling endpoints: ``/classify``, ``/pooling``, ``/score`` and ``/rerank``; and SGLang's ``/classify``, which is told by its field ``text``.
+"""vLLM's pooling endpoints: ``/classify``, ``/pooling``, ``/score`` and ``/rerank``; and SGLang's ``/classify``, which is told by its fields ``text`` and ``input_ids``.
 
 Shapes after https://docs.vllm.ai/en/latest/models/pooling_models/ and https://docs.sglang.ai/supported_models/reward_models.html. A text is taken as it is, with the chat template already in it, and so are token ids;
 messages get the template. Rewards are raw unless the request asks for an activation (``use_activation``, formerly ``activation`` or ``softmax``), which is a sigmoid.
@@ -19,11 +19,12 @@ Texts = str | list[str] | list[int] | list[list[int]]
 
 
 class ClassifyRequest(BaseModel):
-    """One of ``input``, ``messages`` and, as SGLang has it, ``text``."""
+    """One of ``input``, ``messages`` and, as SGLang has them, ``text`` and ``input_ids``."""
 
     model: str | None = None
     input: Texts | None = None
     text: str | list[str] | None = None
+    input_ids: list[int] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
     use_activation: bool | None = None
     activation: bool | None = None
@@ -65,11 +66,13 @@ def router(models: Models) -> APIRouter:
     @routes.post("/classify")
     @routes.post("/v1/classify")
     async def classify(request: ClassifyRequest) -> Any:
-        """Rewards as the probability of the only label, as vLLM gives them; as an embedding of one number where the field is ``text``, as SGLang does."""
+        """Rewards as the probability of the only label, as vLLM gives them; as embeddings of one number where the field is ``text`` or ``input_ids``, as SGLang does: a list of them, or one alone where one was given alone."""
         answers = await _asked(models, request)
         values = [_activated(a.reward, request.use_activation, request.activation, request.softmax) for a in answers]
-        if request.text is not None:
-            return [{"embedding": [value], "meta_info": {"id": uuid.uuid4().hex, "prompt_tokens": a.tokens}} for value, a in zip(values, answers, strict=True)]
+        given = request.text if request.text is not None else request.input_ids
+        if given is not None:
+            found = [{"embedding": [value], "meta_info": {"id": uuid.uuid4().hex, "prompt_tokens": a.tokens}} for value, a in zip(values, answers, strict=True)]
+            return found[0] if isinstance(given, str) or isinstance(given[0], int) else found
         label = models.scorers[models.named(request.model)].attributes[0]
         return _list("classify", models.named(request.model), answers, [{"index": i, "label": label, "probs": [value], "num_classes": 1} for i, value in enumerate(values)])
 
@@ -111,9 +114,9 @@ def router(models: Models) -> APIRouter:
 
 
 async def _asked(models: Models, request: ClassifyRequest) -> list[Answer]:
-    given = [value for value in (request.input, request.text, request.messages) if value is not None]
+    given = [value for value in (request.input, request.text, request.input_ids, request.messages) if value is not None]
     if len(given) != 1:
-        raise Unfit(f"expected one of `input`, `text` and `messages`, found {len(given)}")
+        raise Unfit(f"expected one of `input`, `text`, `input_ids` and `messages`, found {len(given)}")
     if request.messages is not None:
         return await models.conversations(request.model, [[_message(m, i) for i, m in enumerate(request.messages)]])
     value: Any = given[0]
