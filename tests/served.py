@@ -155,10 +155,10 @@ def shared() -> Server:
 
 
 @contextlib.contextmanager
-def in_thread(app: Any) -> Iterator[str]:
-    """An app behind a port of this process, as ``assay serve`` runs it; the URL."""
+def in_thread(app: Any, grace: int = 5) -> Iterator[str]:
+    """An app behind a port of this process, as ``assay serve`` runs it, which has ``grace`` seconds to end; the URL."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http=Impatient, ws="none", access_log=False, log_config=None, timeout_keep_alive=1, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http=Impatient, ws="none", access_log=False, log_config=None, timeout_keep_alive=1, timeout_graceful_shutdown=grace))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -44,8 +44,10 @@ ANY: dict[str, Ask] = {
     "classify parts": lambda c, s, t: post(c, "/classify", messages=[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in t])["data"][0]["probs"][0],
     "pooling text": lambda c, s, t: post(c, "/pooling", input=[text_of(s, t)])["data"][0]["data"][0],
     "pooling messages": lambda c, s, t: post(c, "/pooling", messages=t, task="classify")["data"][0]["data"][0],
-    "sglang": lambda c, s, t: post(c, "/classify", text=text_of(s, t))[0]["embedding"][0],
+    "sglang": lambda c, s, t: post(c, "/classify", text=text_of(s, t))["embedding"][0],
     "sglang texts": lambda c, s, t: post(c, "/classify", model="first", text=["x", text_of(s, t)])[1]["embedding"][0],
+    "sglang ids": lambda c, s, t: post(c, "/classify", input_ids=ids_of(s, t))["embedding"][0],
+    "sglang lists of ids": lambda c, s, t: post(c, "/classify", input_ids=[[5, 6], ids_of(s, t)])[1]["embedding"][0],
     "openrlhf": lambda c, s, t: post(c, "/get_reward", query=["x", text_of(s, t)], prompts=["a", "b"], labels=[None, 1])["rewards"][1],
     "llamafactory": lambda c, s, t: post(c, "/v1/score/evaluation", model="first", messages=[text_of(s, t), "x"], max_length=16)["scores"][0],
 }
@@ -98,7 +100,7 @@ def test_several_models_on_one_port(client: httpx2.Client, scorers: dict[str, Ch
             post(client, "/v1/rewards", model=name, conversations=[talk])["scores"][0]["reward"],
             post(client, "/v1/compare", model=name, prompt=talk[:-1], answers=["a", talk[-1]["content"]])["rewards"][1],
             post(client, "/classify", model=name, messages=talk)["data"][0]["probs"][0],
-            post(client, "/classify", model=name, text=text)[0]["embedding"][0],
+            post(client, "/classify", model=name, text=text)["embedding"][0],
             post(client, "/pooling", model=name, input=ids_of(scorers[name], talk))["data"][0]["data"][0],
             post(client, "/get_reward", model=name, query=[text])["scores"][0],
             post(client, "/v1/score/evaluation", model=name, messages=[text])["scores"][0],
@@ -131,9 +133,12 @@ def test_shapes_of_vllm_and_sglang(client: httpx2.Client, scorers: dict[str, Che
         assert [one["index"] for one in found["data"]] == [0, 1]
         assert all(set(one) == keys for one in found["data"])
     assert [one["num_classes"] for one in post(client, "/classify", input="one")["data"]] == [1]
-    (embedding,) = post(client, "/classify", text="one")
+    embedding = post(client, "/classify", text="one")
     assert set(embedding) == {"embedding", "meta_info"}
     assert embedding["meta_info"]["prompt_tokens"] == 4
+    for several in ({"text": ["one"]}, {"input_ids": [[5, 6]]}):
+        assert [set(one) for one in post(client, "/classify", **several)] == [{"embedding", "meta_info"}]
+    assert post(client, "/classify", input_ids=[5, 6])["meta_info"]["prompt_tokens"] == 2
 
 
 def test_shapes_of_the_trainers(client: httpx2.Client) -> None:
@@ -210,5 +215,5 @@ def test_token_ids_beyond_the_length_lose_their_beginning(client: httpx2.Client,
 
 def test_the_description_names_every_endpoint(client: httpx2.Client) -> None:
     paths = set(client.get("/openapi.json").json()["paths"])
-    assert {"/v1/rewards", "/v1/compare", "/classify", "/pooling", "/score", "/rerank", "/get_reward", "/v1/score/evaluation", "/v1/models", "/healthz", "/readyz", "/metrics"} <= paths
+    assert {"/v1/rewards", "/v1/compare", "/classify", "/pooling", "/score", "/rerank", "/get_reward", "/v1/score/evaluation", "/v1/models", "/health", "/healthz", "/readyz", "/metrics"} <= paths
     assert client.get("/docs").status_code == 200

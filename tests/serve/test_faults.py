@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,11 +22,13 @@ import uvicorn
 from numpy.typing import NDArray
 
 from assay.cli import run_app
+from assay.model.reward_model import RewardModel
 from assay.score.checkpoint import CheckpointScorer, score_tokens
 from assay.serve import models
 from assay.serve import serve as serving
-from assay.serve.app import Limits
-from served import Server, metrics_of, said, wait_until, waiting
+from assay.serve.app import Limits, create_app
+from assay.serve.dialects import own, vllm
+from served import Server, free_port, in_thread, metrics_of, said, wait_until, waiting
 
 TALK = said("What is red?", "A colour.")
 POSTS = ("/v1/rewards", "/v1/compare", "/classify", "/v1/classify", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/get_reward", "/v1/score/evaluation")
@@ -117,9 +120,12 @@ def test_the_key(app_url: Callable[..., str]) -> None:
         response = ask(url, headers=headers)
         assert response.status_code == 401
         assert message(response) == "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
-    for path in ("/metrics", "/v1/models", "/docs", "/openapi.json", "/nothing"):
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    for path in ("/metrics", "/v1/models", "/nothing"):
         assert httpx2.get(url + path).status_code == 401
-    for path in ("/healthz", "/readyz"):
+    for path in ("/docs", "/openapi.json"):
+        assert httpx2.get(url + path).status_code == 200
+    for path in ("/health", "/healthz", "/readyz"):
         assert httpx2.get(url + path).text == "ok"
     assert ask(url, headers=good).status_code == 200
     assert httpx2.get(url + "/v1/models", headers=good).status_code == 200
@@ -200,7 +206,7 @@ def test_other_content_types_are_no_5xx(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("path", POSTS)
 def test_wrong_types_in_every_field_are_no_5xx(client: httpx2.Client, path: str) -> None:
     assert client.post(path, json=FITTING[path]).status_code == 200
-    fields = {*FITTING[path], "model", "input", "text", "messages", "top_n", "use_activation", "softmax", "max_length", "prompts"}
+    fields = {*FITTING[path], "model", "input", "text", "input_ids", "messages", "top_n", "use_activation", "softmax", "max_length", "prompts"}
     for field, value in itertools.product(sorted(fields), WRONG):
         response = client.post(path, json={**FITTING[path], field: value})
         assert response.status_code < 500, (field, value, response.text)
@@ -235,9 +241,12 @@ def test_half_a_character_is_no_5xx(client: httpx2.Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "says"),
     [
-        ("/classify", {}, "expected one of `input`, `text` and `messages`, found 0"),
+        ("/classify", {}, "expected one of `input`, `text`, `input_ids` and `messages`, found 0"),
         ("/classify", {"input": "a", "text": "b"}, "found 2"),
         ("/classify", {"input": []}, "nothing to score"),
+        ("/classify", {"input_ids": []}, "nothing to score"),
+        ("/classify", {"input_ids": [[1], []]}, "a sequence has at least one"),
+        ("/classify", {"input_ids": [1], "text": "b"}, "found 2"),
         ("/classify", {"input": [[]]}, "a sequence has at least one"),
         ("/classify", {"input": [[1], []]}, "a sequence has at least one"),
         ("/classify", {"input": [-1]}, "token ids are numbers from 0 to"),
@@ -287,6 +296,86 @@ def test_too_many_items(app_url: Callable[..., str]) -> None:
         response = httpx2.post(url + path, json=body)
         assert response.status_code == 400, path
         assert message(response) == "4 items at once, allowed are 3"
+
+
+def test_the_number_of_items_is_looked_at_before_anything_is_made_of_them(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(*_: Any) -> Any:
+        raise AssertionError("a list was made of too many items")
+
+    url = app_url(limits=Limits(items=3))
+    monkeypatch.setattr(vllm, "_turns", made)
+    monkeypatch.setattr(own.Turn, "model_dump", made)
+    turns = [{"role": "user", "content": ""}]
+    too_many: dict[str, dict[str, Any]] = {
+        "/v1/rewards": {"conversations": [turns] * 4},
+        "/v1/compare": {"prompt": turns, "answers": [""] * 4},
+        "/score": {"text_1": "a", "text_2": [""] * 4},
+        "/v1/score": {"queries": [""] * 4, "documents": [""] * 4},
+        "/rerank": {"query": "a", "documents": [""] * 4},
+        "/pooling": {"input": [[10**9]] * 4},
+    }
+    for path, body in too_many.items():
+        response = httpx2.post(url + path, json=body)
+        assert response.status_code == 400, path
+        assert message(response) == "4 items at once, allowed are 3"
+
+
+LONG = "word " * 1_600
+REPEATING: dict[str, dict[str, Any]] = {
+    "/v1/compare": {"prompt": said(LONG), "answers": ["a"] * 20},
+    "/v1/explain": {"prompt": said(LONG), "answer": "One. Two. Three."},
+    "/score": {"text_1": LONG, "text_2": ["a"] * 20},
+    "/rerank": {"query": LONG, "documents": ["a"] * 20},
+}
+
+
+@pytest.mark.parametrize("path", REPEATING)
+def test_a_prompt_that_becomes_too_much_text_before_all_its_answers(path: str, app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, seen = RewardModel.encode, list[int]()
+    monkeypatch.setattr(RewardModel, "encode", lambda model, talks: seen.append(len(talks)) or encode(model, talks))
+    response = httpx2.post(app_url(limits=Limits(body_bytes=16_000)) + path, json=REPEATING[path])
+    assert response.status_code == 413
+    assert "characters with the prompt before each answer, allowed are 32,000; send fewer at once" in message(response)
+    assert seen == []
+    assert httpx2.post(app_url() + path, json=REPEATING[path]).status_code == 200
+
+
+def test_messages_without_text_count_too(app_url: Callable[..., str]) -> None:
+    prompt = [{"role": "", "content": ""}] * 400
+    response = httpx2.post(f"{app_url(limits=Limits(body_bytes=16_000))}/v1/compare", json={"prompt": prompt, "answers": ["a"] * 20})
+    assert response.status_code == 413
+
+
+def test_many_answers_to_a_long_prompt_are_scored(client: httpx2.Client, scorers: dict[str, CheckpointScorer]) -> None:
+    prompt, answers = said("word " * 6_000), [f"answer {i}" for i in range(64)]
+    response = client.post("/v1/compare", json={"prompt": prompt, "answers": answers})
+    assert response.status_code == 200
+    wanted = scorers["first"].score([[*prompt, {"role": "assistant", "content": answer}] for answer in answers]).values[:, 0]
+    assert response.json()["rewards"] == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+def test_nobody_tokenises_for_a_client_that_went_away_and_others_come_in_between(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, begun, seen = RewardModel.encode, threading.Event(), list[int]()
+
+    def slow(model: RewardModel, talks: Any) -> Any:
+        begun.set()
+        time.sleep(0.1)
+        seen.append(len(talks))
+        return encode(model, [said("q", "a") for _ in talks])
+
+    monkeypatch.setattr(RewardModel, "encode", slow)
+    url = app_url()
+    with ThreadPoolExecutor(1) as pool:
+        gone = pool.submit(httpx2.post, f"{url}/rerank", json={"query": "x" * 100_000, "documents": ["a"] * 100}, timeout=1.0)
+        assert begun.wait(5)
+        assert ask(url).status_code == 200
+        assert len(seen) < 8, "a small request waits until a large one is tokenised whole"
+        with pytest.raises(httpx2.TimeoutException):
+            gone.result()
+    wait_until(lambda: metrics_of(url).get(("assay_requests_total", (("method", "POST"), ("path", "/rerank"), ("status", "499")))) == 1)
+    count = len(seen)
+    time.sleep(0.4)
+    assert len(seen) <= count + 1 < 30
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -393,6 +482,22 @@ def test_too_much_waiting_is_told_and_passes(app_url: Callable[..., str], gate: 
     assert httpx2.get(f"{url}/readyz").status_code == 200
 
 
+def test_what_cannot_be_answered_in_time_is_told_at_once(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> NDArray[np.float32]:
+        time.sleep(0.2)
+        return score_tokens(*args)
+
+    monkeypatch.setattr(models, "score_tokens", slow)
+    url = app_url(limits=Limits(request_seconds=2, batch_tokens=100))
+    assert ask(url, {"conversations": [TALK] * 4}).status_code == 200
+    start = time.monotonic()
+    response = ask(url, {"conversations": [TALK] * 900})
+    assert response.status_code == 413
+    assert "s at the pace of late, allowed are 2; send fewer at once" in message(response)
+    assert time.monotonic() - start < 2
+    assert ask(url).status_code == 200
+
+
 def test_a_request_that_takes_too_long_is_given_up_with_its_work(app_url: Callable[..., str], gate: Gate) -> None:
     url = app_url(limits=Limits(request_seconds=0.4))
     gate.shut()
@@ -497,6 +602,53 @@ def test_kill_restart_and_sigterm_under_load(start_server: Callable[..., Server]
     assert again.process.wait(20) == 0
     with pytest.raises(httpx2.ConnectError):
         ask(again.url)
+
+
+def test_what_is_under_way_when_the_grace_is_over_is_told_and_counted(scorers: dict[str, CheckpointScorer], gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "assay.serve")
+    gate.shut()
+    with ThreadPoolExecutor(1) as pool:
+        with in_thread(create_app({"first": scorers["first"]}), grace=1) as url:
+            late = pool.submit(ask, url)
+            assert gate.begun.wait(5)
+        response = late.result()
+    gate.open.set()
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+    assert message(response) == "the server ended before it could answer; try again in 5 s"
+    assert [json.loads(line)["status"] for line in caplog.messages if '"path": "/v1/rewards"' in line] == [503]
+    assert "Traceback" not in caplog.text
+
+
+def test_the_grace_is_as_long_as_a_request_may_take(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = list[uvicorn.Server]()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: servers.append(server))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    limits = Limits()
+    serving.serve([str(checkpoints["first"])], host="127.0.0.1", port=free_port(), key=None, precision="fp32", limits=limits)
+    assert (servers[0].config.timeout_graceful_shutdown or 0) > limits.body_seconds + limits.request_seconds
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_models_load_ends_the_server_at_once(number: signal.Signals) -> None:
+    code = "import time; from assay.cli import run_app; from assay.serve import serve; serve.load_models = lambda *_: print('loading', flush=True) or time.sleep(60); raise SystemExit(run_app(['serve', 'x', '--port', '0']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"loading\n"
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"interrupted" in stderr
+
+
+def test_a_log_line_holds_the_traceback() -> None:
+    try:
+        raise RuntimeError("of some kind")
+    except RuntimeError:
+        record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "it failed\n", None, sys.exc_info())
+    line = json.loads(serving.JsonLines().format(record))
+    assert line["message"] == "it failed\n"
+    assert line["exception"].endswith("RuntimeError: of some kind")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.0.7", "example.org"])

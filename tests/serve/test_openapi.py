@@ -19,8 +19,8 @@ CASES = {"/v1/rewards": 20, "/v1/compare": 50, "/classify": 70, "/v1/classify": 
 """Cases an operation and mode; schemathesis is slow at lists of messages."""
 OTHERS = 110
 TRIED = tuple(dict.fromkeys((*POSTS, "/v1/embeddings", "/v1/explain")))
-GETS = ("/healthz", "/readyz", "/metrics", "/v1/models")
-CONTENTS = ("input", "text", "messages")
+GETS = ("/health", "/healthz", "/readyz", "/metrics", "/v1/models")
+CONTENTS = ("input", "text", "input_ids", "messages")
 Schema = schemathesis.BaseSchema
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from assay.serve.queue import Busy, Queue
+from assay.serve.queue import Busy, Queue, TooMuch
 
 
 class Fake:
@@ -194,6 +194,42 @@ def test_a_request_larger_than_what_may_wait_is_served_when_nothing_waits() -> N
     async def test() -> None:
         async with running(Fake(), waiting_tokens=20) as queue:
             assert len(await queue.submit([([1] * 10, 0)] * 5)) == 5
+
+    run(test())
+
+
+def test_what_cannot_be_answered_in_time_is_refused_and_blocks_nobody() -> None:
+    async def test() -> None:
+        fake = Fake(open_=False)
+        async with running(fake, request_seconds=6) as queue:
+            queue.rate = 10.0
+            with pytest.raises(TooMuch, match=r"^61 tokens at once would take 6 s at the pace of late, allowed are 6; send fewer at once$"):
+                await queue.submit([([1] * 61, 0)])
+            first = await begun(fake, queue)
+            tasks = [asyncio.create_task(queue.submit([([1] * 20, 0)]))]
+            await asyncio.sleep(0.02)
+            with pytest.raises(Busy) as busy:
+                await queue.submit([([1] * 41, 0)])
+            assert busy.value.seconds == 2
+            tasks.append(asyncio.create_task(queue.submit([([1] * 40, 0)])))
+            await asyncio.sleep(0.02)
+            queue.rate = 0.01
+            with pytest.raises(Busy) as busy:
+                queue.make_sure_of_room(0)
+            assert busy.value.seconds == 6, "what waits is answered or given up by then"
+            fake.gate.set()
+            await asyncio.gather(first, *tasks)
+
+    run(test())
+
+
+def test_the_pace_is_that_of_batches_at_least_half_full() -> None:
+    async def test() -> None:
+        async with running(Fake(), batch_tokens=10) as queue:
+            await queue.submit([([1] * 4, 0)])
+            assert queue.rate == 0, "a large request would be refused for the pace of a small one"
+            await queue.submit([([1] * 5, 0)])
+            assert queue.rate > 0
 
     run(test())
 

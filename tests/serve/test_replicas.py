@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from assay.score.scorer import load_scorer
+from assay.serve.app import Limits
+from assay.serve.serve import grace
 from served import Server, checkpoints, free_port, metrics_of, said, start, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -81,4 +83,5 @@ def test_the_compose_file_names_what_the_balancer_does() -> None:
     conf = (DEPLOY / "nginx.conf").read_text()
     assert sorted(name for name in services if name.startswith("replica")) == ["replica-1", "replica-2"]
     assert all(f"{name}:8000" in conf for name in services if name != "balancer")
+    assert all(int(services[name]["stop_grace_period"].removesuffix("s")) > grace(Limits()) for name in services if name != "balancer")
     assert services["balancer"]["ports"] == ["127.0.0.1:8080:8080"]

@@ -20,10 +20,12 @@ from assay.serve import page
 from assay.serve.dialects import own, trainers, vllm
 from assay.serve.guard import Guard, log
 from assay.serve.models import Models, Served, Unfit, checkpoints_of
-from assay.serve.queue import Busy
+from assay.serve.queue import Busy, TooMuch
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 TOKENS = (64, 256, 1_024, 2_048, 4_096, 8_192, 16_384)
+REPEATED = 2
+"""Characters that are scored, for each byte a body may have: by repeating its prompt a small body may cost about what the largest one does, and not a thousand times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Limits:
     batch_tokens: int = 2_048
     """Tokens scored at once: on a CPU more are slower, since they leave its cache, and later requests wait longer. ``serve`` takes more on a GPU."""
     waiting_tokens: int = 262_144
-    """Tokens that may wait; beyond it, or where they would take half of ``request_seconds``, a request is told to come back."""
+    """Tokens that may wait; beyond it, or where they would take half of ``request_seconds`` or make a request take longer than that, it is told to come back."""
     under_way: int = 2_000
     """Requests at once; beyond it they are told to come back."""
 
@@ -62,7 +64,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failed, "description": why}
     for status, why in {
         400: "What is asked for can't be: no JSON, nothing to score, roles the template refuses.", 401: "The API key is missing or wrong.", 404: "No such model.",
-        408: "The body arrived too slowly.", 413: "The body is too large.", 422: "A field is missing or of the wrong type.", 429: "Too much is waiting; come back after Retry-After.",
+        408: "The body arrived too slowly.", 413: "The body or the text in it is too large, or takes longer than a request may.", 422: "A field is missing or of the wrong type.", 429: "Too much is waiting; come back after Retry-After.",
         503: "No answer in time.",
     }.items()
 }  # fmt: skip
@@ -96,7 +98,7 @@ def create_app(scorers: dict[str, Served], *, key: str | None = None, limits: Li
         limits: what a request may cost.
     """
     limits, metrics = limits or Limits(), Metrics()
-    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, waiting_seconds=limits.request_seconds / 2, most_items=limits.items, observe=metrics.scored)
+    models = Models(scorers, batch_tokens=limits.batch_tokens, waiting_tokens=limits.waiting_tokens, request_seconds=limits.request_seconds, most_items=limits.items, most_characters=REPEATED * limits.body_bytes, observe=metrics.scored)
     metrics.waiting.set_function(lambda: float(sum(queue.tokens for queue in models.queues.values())))
 
     @contextlib.asynccontextmanager
@@ -137,6 +139,10 @@ def _errors(app: FastAPI, limits: Limits) -> None:
     async def busy(_: Request, error: Busy) -> Response:
         return answer(429, str(error), {"Retry-After": str(error.seconds)})
 
+    @app.exception_handler(TooMuch)
+    async def too_much(_: Request, error: TooMuch) -> Response:
+        return answer(413, str(error))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
@@ -161,9 +167,10 @@ def _errors(app: FastAPI, limits: Limits) -> None:
 
 
 def _health(app: FastAPI, models: Models, metrics: Metrics) -> None:
+    @app.get("/health", tags=["health"])
     @app.get("/healthz", tags=["health"])
     async def healthz() -> PlainTextResponse:
-        """The process answers."""
+        """The process answers; vLLM and SGLang call it ``/health``."""
         return PlainTextResponse("ok")
 
     @app.get("/readyz", tags=["health"])

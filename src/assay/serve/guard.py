@@ -18,8 +18,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-OPEN = ("/", "/healthz", "/readyz")
-"""What needs no key."""
+GONE = 499
+"""What proxies call a client that went away."""
+OPEN = ("/", "/health", "/healthz", "/readyz", "/docs", "/openapi.json")
+"""What needs no key: it holds no data."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 log = logging.getLogger("assay.serve")
 
@@ -44,7 +46,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 499  # what proxies call a client that went away
+        start, status = time.perf_counter(), GONE
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -61,15 +63,18 @@ class Guard:
             await self._through(scope, body, receive, sending)
         except Refused as refusal:
             await _answer(sending, refusal)
+        except asyncio.CancelledError:  # the server ends, and its grace is over
+            if status == GONE:
+                await _answer(sending, Refused(503, "the server ended before it could answer; try again in 5 s", ((b"retry-after", b"5"),)))
         finally:
             self.under_way -= 1
-        self._log(scope, status, time.perf_counter() - start)
+            self._log(scope, status, time.perf_counter() - start)
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
         if self.key is None or scope["path"] in OPEN:
             return
         if not hmac.compare_digest(_given_key(dict(scope["headers"])), self.key.encode("utf-8")):
-            raise Refused(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+            raise Refused(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`", ((b"www-authenticate", b"Bearer"),))
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -110,11 +115,10 @@ class Guard:
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                answering.cancel()
-            await asyncio.wait({answering})
         finally:
+            answering.cancel()
             leaving.cancel()
+        await asyncio.wait({answering})
         if not answering.cancelled():
             answering.exception()  # it has been answered with 500 and logged
 

@@ -1,7 +1,8 @@
 """The queue: what requests of all dialects ask for, batched by tokens, one batch at a time.
 
 Whatever a request asks for becomes token sequences, which wait in the order they came. A batch is as many of them as fit a number of tokens; so a short request is never behind more than the batch under way
-and what came before it. Nobody waits without bounds: where too many tokens are waiting, ``submit`` raises ``Busy`` with how long it would take. Work whose request is gone is left out.
+and what came before it. Nobody waits without bounds: where too many tokens are waiting, ``submit`` raises ``Busy`` with how long it would take, and ``TooMuch`` where a request could not be answered in time even alone.
+Work whose request is gone is left out.
 """
 
 import asyncio
@@ -29,6 +30,10 @@ class Busy(Exception):
         self.seconds = seconds
 
 
+class TooMuch(Exception):
+    """A request that could not be answered in time if nothing else were waiting."""
+
+
 @dataclass(slots=True)
 class Work:
     """A sequence that waits for its score."""
@@ -41,15 +46,15 @@ class Work:
 class Queue:
     """The queue of one model."""
 
-    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, waiting_seconds: float = math.inf, observe: Callable[[int, int, float], None] | None = None) -> None:
+    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, request_seconds: float = math.inf, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.score, self.executor = score, executor
-        self.batch_tokens, self.waiting_tokens, self.waiting_seconds = batch_tokens, waiting_tokens, waiting_seconds
+        self.batch_tokens, self.waiting_tokens, self.request_seconds = batch_tokens, waiting_tokens, request_seconds
         self.observe = observe or (lambda *_: None)
         self.waiting: deque[Work] = deque()
         self.tokens = 0
         """Tokens that wait."""
         self.rate = 0.0
-        """Tokens a second, of late."""
+        """Tokens a second, of late, in batches at least half full: smaller ones are slower by the token, and would have a large request refused that full ones answer in time."""
         self._some = asyncio.Event()
 
     async def submit(self, sequences: Sequence[tuple[list[int], object]]) -> list[Row]:
@@ -57,6 +62,7 @@ class Queue:
 
         Raises:
             Busy: too much is waiting already.
+            TooMuch: they would take too long even if nothing were waiting.
         """
         asked = sum(len(ids) for ids, _ in sequences)
         self.make_sure_of_room(asked)
@@ -76,11 +82,14 @@ class Queue:
 
         Raises:
             Busy: too many would wait, or too long.
+            TooMuch: they would take too long even if nothing were waiting.
         """
-        waiting = self.tokens + asked
-        seconds = self.tokens / self.rate if self.rate else 0.0
-        if self.tokens and (waiting > self.waiting_tokens or seconds > self.waiting_seconds):
-            raise Busy(max(1, math.ceil(seconds)))
+        alone, before = (tokens / self.rate if self.rate else 0.0 for tokens in (asked, self.tokens))
+        if alone > self.request_seconds:
+            raise TooMuch(f"{asked:,} tokens at once would take {alone:.0f} s at the pace of late, allowed are {self.request_seconds:g}; send fewer at once")
+        too_long = before > self.request_seconds / 2 or before + alone > self.request_seconds
+        if self.tokens and (self.tokens + asked > self.waiting_tokens or too_long):
+            raise Busy(max(1, math.ceil(min(before, self.request_seconds))))  # by then all that waits is answered or given up
 
     async def run(self) -> None:
         """Score what waits, for ever."""
@@ -120,5 +129,6 @@ class Queue:
             if not work.result.done():
                 work.result.set_result(row)
         seconds, tokens = time.perf_counter() - start, sum(len(work.ids) for work in batch)
-        self.rate = tokens / seconds if not self.rate else 0.8 * self.rate + 0.2 * tokens / seconds
+        if 2 * tokens >= self.batch_tokens:
+            self.rate = tokens / seconds if not self.rate else 0.8 * self.rate + 0.2 * tokens / seconds
         self.observe(len(batch), tokens, seconds)

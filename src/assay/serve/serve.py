@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -28,8 +29,8 @@ from assay.serve.models import Served
 HEAD_SECONDS = 10.0
 """Seconds until a connection must have sent the head of a request."""
 GPU_BATCH_TOKENS = 16_384
-GRACE_SECONDS = 60
-"""Seconds that requests under way have to finish after SIGTERM."""
+GRACE_SECONDS = 5
+"""Seconds that connections have to close after SIGTERM, beyond those that the last request has to arrive and to be answered."""
 
 
 class Impatient(H11Protocol):
@@ -68,7 +69,10 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Ours are JSON already."""
         said = record.getMessage()
-        return said if record.name == "assay.serve" else json.dumps({"level": record.levelname.lower(), "logger": record.name, "message": said})
+        if record.name == "assay.serve":
+            return said
+        trace = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({"level": record.levelname.lower(), "logger": record.name, "message": said, **trace})
 
 
 def load_models(specs: Sequence[str], precision: str, allow_drift: float | None = None) -> dict[str, Served]:
@@ -99,21 +103,28 @@ def load_models(specs: Sequence[str], precision: str, allow_drift: float | None 
 
 
 def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precision: str, limits: Limits, allow_drift: float | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way are answered first."""
+    """Serve until SIGTERM or SIGINT; requests under way are answered first. While the models load both end it at once."""
     _check_port(host, port)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("assay.serve").setLevel(logging.INFO)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it is done
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the first process of a container would ignore it
     if best_device().type == "cpu":
         return_freed()
     else:
         limits = replace(limits, batch_tokens=GPU_BATCH_TOKENS)
     app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
-    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-    uvicorn.Server(config).run()
+    config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=grace(limits))
+    server = uvicorn.Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)  # uvicorn takes them itself only while it runs, and raises them again when it is done
+    server.run()
+
+
+def grace(limits: Limits) -> int:
+    """Seconds after SIGTERM within which all that was accepted is answered, if only that it took too long."""
+    return math.ceil(limits.body_seconds + limits.request_seconds) + GRACE_SECONDS
 
 
 def _check_port(host: str, port: int) -> None:

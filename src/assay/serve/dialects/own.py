@@ -6,7 +6,7 @@ import re
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from assay.serve.models import Answer, Models, Served
+from assay.serve.models import Answer, Models, Served, characters
 
 
 class Turn(BaseModel):
@@ -117,6 +117,7 @@ def router(models: Models) -> APIRouter:
     async def rewards(request: ScoreRequest) -> ScoreResponse:
         """Rewards and attributes of conversations."""
         name = models.named(request.model)
+        models.check_items(len(request.conversations))
         scorer = models.scorers[name]
         answers = await models.conversations(name, [[turn.model_dump() for turn in c] for c in request.conversations])
         found = [Scored(reward=a.reward, attributes=_attributes(scorer, a), tokens=a.tokens, truncated=a.truncated) for a in answers]
@@ -126,10 +127,12 @@ def router(models: Models) -> APIRouter:
     async def compare(request: CompareRequest) -> CompareResponse:
         """Which of several answers is the best, and how surely."""
         name = models.named(request.model)
+        models.check_items(len(request.answers))
         scorer = models.scorers[name]
         contract = getattr(scorer, "contract", None)  # an ensemble has none
         temperature, slope = (contract.temperature, contract.length_slope) if contract else (None, None)
         prompt = [turn.model_dump() for turn in request.prompt]
+        models.check_characters(len(request.answers) * characters(prompt) + sum(map(len, request.answers)))
         answers = await models.conversations(name, [[*prompt, {"role": "assistant", "content": answer}] for answer in request.answers])
         given = [a.reward for a in answers]
         probability = [[_sigmoid((a - b) / (temperature or 1.0)) for b in given] for a in given]
@@ -143,7 +146,9 @@ def router(models: Models) -> APIRouter:
     async def explain(request: ExplainRequest) -> ExplainResponse:
         """Which sentences of an answer moved its reward, by leaving out one at a time."""
         name, prompt = models.named(request.model), [turn.model_dump() for turn in request.prompt]
-        pieces = cut(request.answer, max(1, min(PIECES, models.most_items - 1)))
+        most = max(1, min(PIECES, models.most_items - 1))
+        models.check_characters((most + 1) * (characters(prompt) + len(request.answer)))
+        pieces = cut(request.answer, most)
         without = ["".join(pieces[:i] + pieces[i + 1 :]) for i in range(len(pieces))]
         whole, *rest = await models.conversations(name, [[*prompt, {"role": "assistant", "content": answer}] for answer in (request.answer, *without)])
         return ExplainResponse(model=name, reward=whole.reward, pieces=[Piece(text=text, without=a.reward, moved=whole.reward - a.reward) for text, a in zip(pieces, rest, strict=True)])

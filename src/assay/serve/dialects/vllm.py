@@ -1,4 +1,4 @@
-"""vLLM's pooling endpoints: ``/classify``, ``/pooling``, ``/score`` and ``/rerank``; and SGLang's ``/classify``, which is told by its field ``text``.
+"""vLLM's pooling endpoints: ``/classify``, ``/pooling``, ``/score`` and ``/rerank``; and SGLang's ``/classify``, which is told by its fields ``text`` and ``input_ids``.
 
 Shapes after https://docs.vllm.ai/en/latest/models/pooling_models/ and https://docs.sglang.ai/supported_models/reward_models.html. A text is taken as it is, with the chat template already in it, and so are token ids;
 messages get the template. Rewards are raw unless the request asks for an activation (``use_activation``, formerly ``activation`` or ``softmax``), which is a sigmoid.
@@ -19,11 +19,12 @@ Texts = str | list[str] | list[int] | list[list[int]]
 
 
 class ClassifyRequest(BaseModel):
-    """One of ``input``, ``messages`` and, as SGLang has it, ``text``."""
+    """One of ``input``, ``messages`` and, as SGLang has them, ``text`` and ``input_ids``."""
 
     model: str | None = None
     input: Texts | None = None
     text: str | list[str] | None = None
+    input_ids: list[int] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
     use_activation: bool | None = None
     activation: bool | None = None
@@ -65,11 +66,13 @@ def router(models: Models) -> APIRouter:
     @routes.post("/classify")
     @routes.post("/v1/classify")
     async def classify(request: ClassifyRequest) -> Any:
-        """Rewards as the probability of the only label, as vLLM gives them; as an embedding of one number where the field is ``text``, as SGLang does."""
+        """Rewards as the probability of the only label, as vLLM gives them; as embeddings of one number where the field is ``text`` or ``input_ids``, as SGLang does: a list of them, or one alone where one was given alone."""
         answers = await _asked(models, request)
         values = [_activated(a.reward, request.use_activation, request.activation, request.softmax) for a in answers]
-        if request.text is not None:
-            return [{"embedding": [value], "meta_info": {"id": uuid.uuid4().hex, "prompt_tokens": a.tokens}} for value, a in zip(values, answers, strict=True)]
+        given = request.text if request.text is not None else request.input_ids
+        if given is not None:
+            found = [{"embedding": [value], "meta_info": {"id": uuid.uuid4().hex, "prompt_tokens": a.tokens}} for value, a in zip(values, answers, strict=True)]
+            return found[0] if isinstance(given, str) or isinstance(given[0], int) else found
         label = models.scorers[models.named(request.model)].attributes[0]
         return _list("classify", models.named(request.model), answers, [{"index": i, "label": label, "probs": [value], "num_classes": 1} for i, value in enumerate(values)])
 
@@ -90,7 +93,7 @@ def router(models: Models) -> APIRouter:
     @routes.post("/v1/score")
     async def score(request: ScoreRequest) -> dict[str, Any]:
         """Rewards of answers (``text_2``, ``documents``, ``items``, ``data_2``) to prompts (``text_1``, ``queries``, ``data_1``)."""
-        prompts, texts = _matched([request.text_1, request.queries, request.data_1], [request.text_2, request.documents, request.items, request.data_2])
+        prompts, texts = _matched(models, [request.text_1, request.queries, request.data_1], [request.text_2, request.documents, request.items, request.data_2])
         answers = await models.conversations(request.model, [_turns(p, t) for p, t in zip(prompts, texts, strict=True)])
         found = [{"index": i, "object": "score", "score": _activated(a.reward, request.use_activation, request.activation)} for i, a in enumerate(answers)]
         return _list("score", models.named(request.model), answers, found)
@@ -100,6 +103,7 @@ def router(models: Models) -> APIRouter:
     @routes.post("/v2/rerank")
     async def rerank(request: RerankRequest) -> dict[str, Any]:
         """Answers to a prompt, the best first."""
+        models.check_items(len(request.documents))
         answers = await models.conversations(request.model, [_turns(request.query, text) for text in request.documents])
         order = sorted(range(len(answers)), key=lambda i: -answers[i].reward)[: request.top_n or None]
         found = [{"index": i, "document": {"text": request.documents[i]}, "relevance_score": _activated(answers[i].reward, request.use_activation, request.activation)} for i in order]
@@ -110,9 +114,9 @@ def router(models: Models) -> APIRouter:
 
 
 async def _asked(models: Models, request: ClassifyRequest) -> list[Answer]:
-    given = [value for value in (request.input, request.text, request.messages) if value is not None]
+    given = [value for value in (request.input, request.text, request.input_ids, request.messages) if value is not None]
     if len(given) != 1:
-        raise Unfit(f"expected one of `input`, `text` and `messages`, found {len(given)}")
+        raise Unfit(f"expected one of `input`, `text`, `input_ids` and `messages`, found {len(given)}")
     if request.messages is not None:
         return await models.conversations(request.model, [[_message(m, i) for i, m in enumerate(request.messages)]])
     value: Any = given[0]
@@ -132,12 +136,13 @@ def _message(message: dict[str, Any], i: int) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _matched(prompts_by: list[Any], texts_by: list[Any]) -> tuple[list[str], list[str]]:
+def _matched(models: Models, prompts_by: list[Any], texts_by: list[Any]) -> tuple[list[str], list[str]]:
     """Prompts and answers by whichever of their names they were given, as many of both."""
     first, second = (next((value for value in by if value is not None), None) for by in (prompts_by, texts_by))
     if first is None or second is None:
         raise Unfit("expected `text_1` and `text_2`, or `queries` and `documents`")
-    prompts, texts = ([one] if isinstance(one, str) else list(one) for one in (first, second))
+    prompts, texts = ([one] if isinstance(one, str) else one for one in (first, second))
+    models.check_items(max(len(prompts), len(texts)))
     if len(prompts) == 1:
         prompts = prompts * len(texts)
     if len(prompts) != len(texts):
