@@ -66,8 +66,8 @@ def _page(name: str, **values: Any) -> str:
 
 
 def _placed(value: float, share: bool = True) -> float:
-    """Where a figure lies between the ends of its scale, 0 to 1."""
-    return min(1.0, max(0.0, value if share else (value + 1) / 2))
+    """Where a figure lies between the ends of its scale, 0 to 1; NaN for none."""
+    return value if value != value else min(1.0, max(0.0, value if share else (value + 1) / 2))
 
 
 def _suite(saved: Saved, name: str) -> dict[str, Any]:

@@ -77,6 +77,14 @@ def measure(suite: Suite, scores: Floats) -> Tree:
     return Tree(parts, sections, overall)
 
 
+def warnings(suite: Suite) -> list[str]:
+    """That Ties has no figure, if it has none."""
+    ids = {item.id for item in suite.items if item.subset == TIES}
+    if not ids or any(f"ref:{_form(name)[1]}" in ids and f"tied:{_form(name)[1]}" in ids for name in ids):
+        return []
+    return ["no prompt of Ties is there in both forms (ref:N and tied:N), so Ties has no figure and does not count in the figure for all"]
+
+
 def ties(ids: Sequence[str], scores: Floats, correct: Bools, there: Bools) -> dict[str, Part]:
     """The terms of Ties, one value for each prompt that a term is over: by number in ``ids``.
 
