@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from assay.cli import run_app
 from assay.errors import AssayError, MissingExtra
+from assay.evaluate.contamination import FILE as PROMPTS
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
@@ -103,7 +104,7 @@ def test_batches_of_uneven_length_give_the_checkpoints_scores(exports: Exports, 
 def test_an_export_holds_a_graph_a_tokenizer_and_a_contract(exports: Exports) -> None:
     trained, exported = exports("decoder")
     names = {path.name for path in exported.iterdir()}
-    assert {FILE, contract.FILE, MANIFEST, "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == names
+    assert {FILE, contract.FILE, MANIFEST, "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", PROMPTS} == names
     assert read_json(exported / MANIFEST) == {"contract": contract.FILE, "exported_from": str(trained), "format": "onnx"}
     graph = onnx.load(exported / FILE).graph
     assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]

@@ -141,7 +141,7 @@ def export(folder: Path, output: Path) -> None:
             shutil.rmtree(temporary)
             raise AssayError(f"{folder}: {type(model).__name__} cannot be exported to ONNX ({str(error).splitlines()[0]})") from None
     for file in folder.iterdir():
-        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
+        if file.suffix in (".json", ".jinja", ".txt", ".model", ".parquet") and file.name not in (MANIFEST, "model.safetensors.index.json"):
             shutil.copy(file, temporary / file.name)
     weights = contracts.weights_sha256(temporary)
     contracts.write(temporary, contract.model_copy(update={"weights_sha256": weights, "measured_with": contract.measured_with and weights, "head_sha256": None}))
