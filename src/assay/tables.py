@@ -231,6 +231,8 @@ def show_results(results: dict[str, Any], output: Path | None) -> None:
         for warning in suite["warnings"]:
             say(f"  NOTE: {warning}")
         say()
+    if precision := results.get("precision"):
+        say(f"scores computed in {precision}")
     if usage := results.get("usage"):
         say(used(usage))
     if output:

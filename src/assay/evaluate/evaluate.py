@@ -51,8 +51,7 @@ def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None
     scored = score_suites(scorer, suites, default_cache() if cache else None, tick)
     measured = {suite.name: measure(suite, scores, scorer) for suite, scores in zip(suites, scored, strict=True)}
     results: dict[str, Any] = {"scorer": scorer.spec, "assay": __version__, "intervals": f"{LEVEL:.0%} interval (bootstrap over prompts, {DRAWS:,} draws)", "suites": measured}
-    if usage := getattr(scorer, "usage", None):
-        results["usage"] = usage
+    results |= {name: value for name in ("precision", "usage") if (value := getattr(scorer, name, None))}
     if folder:
         write_parquet(folder / "items.parquet", pl.concat([item_table(suite, scores) for suite, scores in zip(suites, scored, strict=True)], how="diagonal_relaxed"))
         write_json(folder / "results.json", results)

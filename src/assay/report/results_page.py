@@ -74,7 +74,8 @@ def _suite(saved: Saved, name: str) -> dict[str, Any]:
     """What the page shows of a suite."""
     suite, rewards, result = saved.suites[name], saved.rewards[name], saved.results["suites"][name]
     rows = [{"label": label.strip(), "indent": label.startswith(" "), "figure": figure} for label, figure in figures(result)]
-    return {"name": name, "result": result, "rows": rows, "doubts": doubts(result), "plots": [markupsafe.Markup(svg) for svg in _plots(suite, rewards, result)], "worst": _worst(suite, rewards), **_references(result)}
+    computed = [f"scores computed in {precision}"] if (precision := saved.results.get("precision")) else []
+    return {"name": name, "result": result, "rows": rows, "doubts": [*doubts(result), *computed], "plots": [markupsafe.Markup(svg) for svg in _plots(suite, rewards, result)], "worst": _worst(suite, rewards), **_references(result)}
 
 
 def _references(result: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class CheckpointScorer:
         self.drifted = None if allow_drift is None else _drifted(self.reward_model, self.contract)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
-        self.precision = precision_of(precision, self.reward_model.device)
+        by_onnxruntime = isinstance(self.reward_model.model, OnnxModel) and not self.openvino
+        self.precision = (self.contract.rounded or "fp32") if by_onnxruntime else precision_of(precision, self.reward_model.device)
         self.tokens_per_batch, self.tick = tokens_per_batch, tick
 
     @property
