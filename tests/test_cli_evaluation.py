@@ -209,6 +209,18 @@ def test_a_rule_that_needs_other_subsets_says_so(run: Run) -> None:
     assert "none of the subsets a, b is a RewardBench subset" in refused(run("evaluate", "rule:length", "--suite", f"rewardbench={pairs()}"))
 
 
+def test_what_cannot_be_measured_is_told_before_the_scoring(run: Run, counting: Counting) -> None:
+    ties = write("ties.jsonl", [{"id": "ref:0", "prompt": "q", "subset": "Ties", "chosen": ["xxx"], "rejected": ["y"]}])
+    right = write("right.jsonl", [{"prompt": "q", "completions": ["a", "b"], "labels": [True, True]}])
+    for spec, message in (
+        (f"rewardbench={pairs()}", "none of the subsets a, b is a RewardBench subset"),
+        (f"rewardbench2={ties}", "nothing to measure by the rule `rewardbench2`: RewardBench 2 has no item of Factuality, Precise IF, Math, Safety, Focus;"),
+        (f"steps={right}", "steps: nothing to measure by the rule `steps`: no item has a right and a wrong answer"),
+    ):
+        assert message in refused(run("evaluate", "x", "--suite", f"mine={pairs()}", "--suite", spec))
+    assert counting.scored == 0
+
+
 def test_an_output_that_is_a_file(run: Run) -> None:
     Path("out").write_text("in the way")
     refused(run("evaluate", "rule:length", "--suite", pairs(), "-o", "out"))

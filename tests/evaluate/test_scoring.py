@@ -106,6 +106,15 @@ def test_the_verb_keeps_scores_in_the_cache_folder_unless_told_not_to(tmp_path: 
     assert scorer.calls == 0
 
 
+def test_a_judge_of_pairs_is_asked_nothing_before_all_suites_are_pairs() -> None:
+    class Judge(Counting):
+        def compare(self, asked: object, tick: object) -> None:
+            pytest.fail("asked")
+
+    with pytest.raises(AssayError, match="t: a judge of pairs compares two answers, but items here have up to 3"):
+        score_suites(Judge(), [suite(item("p", "aa", "b")), suite(item("p", "aa", "b", "c"), name="t")])
+
+
 def damaged(content: bytes) -> dict[str, bytes]:
     """Ways in which a file of scores is broken."""
     middle = len(content) // 2

@@ -44,7 +44,7 @@ RULES = {
     "rewardbench": Rule(rewardbench.__doc__ or "", rewardbench.measure, None, rewardbench.warnings),
     "rewardbench2": Rule(rewardbench2.__doc__ or "", rewardbench2.measure, rewardbench2.items, rewardbench2.warnings),
     "rm-bench": Rule(rm_bench.__doc__ or "", rm_bench.measure, rm_bench.items, rm_bench.warnings),
-    "judgebench": Rule(judgebench.__doc__ or "", judgebench.measure, judgebench.items),
+    "judgebench": Rule(judgebench.__doc__ or "", judgebench.measure, judgebench.items, judgebench.warnings),
     "ppe-preference": Rule(ppe.__doc__ or "", ppe.measure_preference, ppe.preference_items),
     "ppe-correctness": Rule(ppe.__doc__ or "", ppe.measure_correctness, ppe.correctness_items, ppe.correctness_warnings),
     "rmb": Rule(rmb.__doc__ or "", rmb.measure, rmb.items, rmb.warnings),

@@ -98,8 +98,9 @@ def measure_correctness(suite: Suite, scores: Floats) -> Tree:
 
 
 def correctness_warnings(suite: Suite) -> list[str]:
-    """Which figures a set does not have, and why."""
-    said = []
+    """Which sets are missing, and which figures of a set there are not, and why."""
+    missing = [name for name, column in SETS.items() if name not in suite.subsets and column not in suite.subsets]
+    said = [f"PPE has no prompt of {', '.join(missing)}; the figure for all is the mean of the others and not comparable with published ones"] if missing else []
     for name in suite.subsets:
         items = [item for item in suite.items if item.subset == name]
         if not any(item.about["pairs"] for item in items):
