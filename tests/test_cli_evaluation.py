@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from assay.cli import run_app
+from assay.evaluate.saved import load_results
 from assay.pairs.schema import Message
 from assay.score import scorer as scorers
 from assay.score.scorer import Scores
@@ -208,10 +209,56 @@ def test_a_rule_that_needs_other_subsets_says_so(run: Run) -> None:
     assert "none of the subsets a, b is a RewardBench subset" in refused(run("evaluate", "rule:length", "--suite", f"rewardbench={pairs()}"))
 
 
+def test_what_cannot_be_measured_is_told_before_the_scoring(run: Run, counting: Counting) -> None:
+    ties = write("ties.jsonl", [{"id": "ref:0", "prompt": "q", "subset": "Ties", "chosen": ["xxx"], "rejected": ["y"]}])
+    right = write("right.jsonl", [{"prompt": "q", "completions": ["a", "b"], "labels": [True, True]}])
+    for spec, message in (
+        (f"rewardbench={pairs()}", "none of the subsets a, b is a RewardBench subset"),
+        (f"rewardbench2={ties}", "nothing to measure by the rule `rewardbench2`: RewardBench 2 has no item of Factuality, Precise IF, Math, Safety, Focus;"),
+        (f"steps={right}", "steps: nothing to measure by the rule `steps`: no item has a right and a wrong answer"),
+    ):
+        assert message in refused(run("evaluate", "x", "--suite", f"mine={pairs()}", "--suite", spec))
+    assert counting.scored == 0
+
+
 def test_an_output_that_is_a_file(run: Run) -> None:
     Path("out").write_text("in the way")
     refused(run("evaluate", "rule:length", "--suite", pairs(), "-o", "out"))
     assert Path("out").read_text() == "in the way"
+
+
+def no_figure(name: str) -> Path:
+    """Rows of a suite that has figures, and one that it cannot have."""
+    if name == "rewardbench2":
+        ties = [{"id": "ref:0", "chosen": ["xxx"], "rejected": ["y"]}, {"id": "tied:1", "chosen": ["xxx", "xx"], "rejected": ["y"]}]
+        return write(f"{name}.jsonl", [{"id": "1", "prompt": "q", "subset": "Math", "chosen": ["xxx"], "rejected": ["y"]}, *({"prompt": "q", "subset": "Ties", **row} for row in ties)])
+    answers = {"prompt": "q", "response_1": "xxx", "response_2": "y"}
+    return write(f"{name}.jsonl", [{**answers, "benchmark": "MATH", "scores": [1, 0], "sampled_conflict_pairs": [[0, 1]]}, {**answers, "benchmark": "GPQA", "scores": [1, 1], "sampled_conflict_pairs": []}])
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "name", "why"),
+    [
+        ("rewardbench2", "sections", "Ties", "no prompt of Ties is there in both forms (ref:N and tied:N), so Ties has no figure and does not count in the figure for all"),
+        ("ppe-correctness", "subsets", "GPQA, ROC area", "GPQA: no prompt has right and wrong answers, so the set has no ROC area"),
+        ("ppe-correctness", "subsets", "GPQA, pairs", "GPQA: no prompt has a published pair of a right and a wrong answer, so the set has no pair accuracy and does not count in the figure for all"),
+    ],
+)
+def test_a_figure_that_there_is_not_is_a_dash_and_a_reason(rule: str, kind: str, name: str, why: str, run: Run) -> None:
+    spec = f"{rule}={no_figure(rule)}"
+    code, out, error = run("evaluate", "rule:length", "--suite", spec, "-o", "out")
+    assert code == 0, error
+    assert "nan" not in out
+    assert f"NOTE: {why}" in out
+    page = Path("out/results.html").read_text()
+    assert not re.search(r"\bnan\b|nan%", page)
+    assert why in page
+    saved = load_results(Path("out")).results["suites"][rule]
+    assert np.isnan([saved[kind][name][key] for key in ("value", "low", "high", "length")] + saved[kind][name]["random"]).all()
+    assert saved["overall"]["value"] == 1
+    _, out, _ = run("evaluate", "rule:length", "--suite", spec, "--json")
+    shown = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert shown["suites"][rule][kind][name]["value"] is None
 
 
 # The cache

@@ -282,6 +282,7 @@ def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen
 def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_root: Path | None, screen: Screen) -> dict[str, dict[str, Any]]:
     from assay.evaluate.evaluate import evaluate
     from assay.evaluate.load import load_suite
+    from assay.evaluate.saved import read_results
     from assay.evaluate.scoring import key_of
     from assay.score.scorer import load_scorer
 
@@ -297,7 +298,7 @@ def _evaluate(recipe: Recipe, base: Path, folder: Path, arms: list[str], data_ro
             with screen.bar(f"scoring with {arm}", None) as tick:
                 evaluate(load_scorer(folder / "train" / arm / "checkpoint"), suites, out, cache=False, tick=tick)
             write_json(out / MANIFEST, {"fingerprint": print_})
-        results[arm] = read_json(out / "results.json")
+        results[arm] = read_results(out)
     return results
 
 

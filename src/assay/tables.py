@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage; a dash for none."""
-    return "-" if value is None else f"{100 * value:.{digits}f}%"
+    return "-" if value is None or value != value else f"{100 * value:.{digits}f}%"
 
 
 def say(text: str = "") -> None:
@@ -236,6 +236,8 @@ def show_results(results: dict[str, Any], output: Path | None) -> None:
         for warning in suite["warnings"]:
             say(f"  NOTE: {warning}")
         say()
+    if precision := results.get("precision"):
+        say(f"scores computed in {precision}")
     if usage := results.get("usage"):
         say(used(usage))
     if output:
@@ -257,13 +259,13 @@ def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def correlation(value: float) -> str:
-    """A correlation as text, with its sign."""
-    return f"{value:+.2f}"
+    """A correlation as text, with its sign; a dash for none."""
+    return "-" if value != value else f"{value:+.2f}"
 
 
 def apart(difference: float, share: bool) -> str:
-    """A difference as text: in percentage points, or of correlations."""
-    return f"{100 * difference:+.1f}" if share else correlation(difference)
+    """A difference as text: in percentage points, or of correlations; a dash for none."""
+    return f"{100 * difference:+.1f}" if share and difference == difference else correlation(difference)
 
 
 FIGURE_HEADS = ("value", "95% interval", "longer answer", "surface probe", "lots", "items", "ties")
@@ -272,13 +274,16 @@ FIGURE_HEADS = ("value", "95% interval", "longer answer", "surface probe", "lots
 def figure_cells(figure: dict[str, Any], share: bool = True) -> list[str]:
     """One figure as table cells: FIGURE_HEADS. A share is shown in percent, a correlation as a number."""
     show = percent if share else correlation
-    low, high = figure["random"]
+
+    def between(low: float, high: float) -> str:
+        return "-" if low != low or high != high else f"{show(low)} {'-' if share else 'to'} {show(high)}"
+
     return [
         show(figure["value"]),
-        f"{show(figure['low'])} - {show(figure['high'])}" if share else f"{show(figure['low'])} to {show(figure['high'])}",
+        between(figure["low"], figure["high"]),
         show(figure["length"]),
         "-" if figure["probe"] is None else show(figure["probe"]),
-        f"{show(low)} - {show(high)}" if share else f"{show(low)} to {show(high)}",
+        between(*figure["random"]),
         f"{figure['items']:,}",
         f"{figure['ties']:,}",
     ]
@@ -300,7 +305,7 @@ def doubts(suite: dict[str, Any]) -> list[str]:
     if calibration:
         lines.append(f"sigmoid(margin / {calibration['temperature']:.3g}): calibration error {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}" + (" (temperature fitted here, on the other half)" if calibration["fitted_here"] else ""))
     if ranking := suite.get("model_ranking"):
-        agreement = ", ".join(f"{name.capitalize()} {f['value']:+.2f} ({f['low']:+.2f} - {f['high']:+.2f})" for name in ("spearman", "kendall") for f in [ranking[name]])
+        agreement = ", ".join(f"{name.capitalize()} {correlation(f['value'])} ({correlation(f['low'])} - {correlation(f['high'])})" for name in ("spearman", "kendall") for f in [ranking[name]])
         lines.append(f"ranking of {ranking['models']} models by its choices against that by {ranking['votes']:,} votes: {agreement}")
     lines.append(f"{suite['truncated']:,} items with a text longer than the scorer reads, {suite['rows_aside']:,} rows could not be used")
     return lines

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ import pytest
 from assay.evaluate import baselines
 from assay.evaluate.bias import lean
 from assay.evaluate.calibration import calibrate, sigmoid
-from assay.evaluate.contamination import FILE, contamination, prompt_hash, write_hashes
+from assay.evaluate.contamination import FILE, contamination, prompt_hash, read_hashes, write_hashes
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.intervals import Floats
 from assay.evaluate.suite import Item, Suite
 from assay.evaluate.suites import RULES, best_of_n, pairs
 from assay.files import read_json
+from assay.model.onnx import export
 from assay.pairs.schema import Message, answer_text, prompt_id
 from assay.score.checkpoint import CheckpointScorer
 from assay.score.scorer import Scores, load_scorer
 from assay.train.config import TrainConfig
+from assay.train.soup import soup
 from assay.train.train import train
 from conftest import turn
 
@@ -318,6 +321,31 @@ def test_a_prompt_of_the_training_set_is_warned_of(tmp_path: Path) -> None:
     assert contamination(Trained(tmp_path), Suite("s", "pairs", [item("new", ["a", "b"], [1, 0])])) == []
     assert contamination(Trained(tmp_path / "nowhere"), dirty) == []
     assert contamination(By(len), dirty) == []
+
+
+def test_the_training_prompts_of_the_members_of_an_ensemble_are_known(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_hashes(tmp_path / name, [[turn("user", f"Seen by {name}")]])
+    dirty = Suite("s", "pairs", [item(p, ["a", "b"], [1, 0]) for p in ("seen by one", "seen by two", "new")])
+    inner = SimpleNamespace(members=[Trained(tmp_path / "two"), By(len)])
+    (warning,) = contamination(SimpleNamespace(members=[Trained(tmp_path / "one"), inner]), dirty)
+    assert "on the prompts of 2 of 3 items" in warning
+
+
+def test_what_is_made_from_a_checkpoint_knows_its_training_prompts(tmp_path: Path, tiny_encoder: Path, make_pairs: Callable[..., pl.DataFrame]) -> None:
+    def trained(name: str, seed: int, model: Path = tiny_encoder) -> Path:
+        config = TrainConfig(model=str(model), max_length=96, max_steps=1, batch_size=8, learning_rate=3e-3, precision="fp32")
+        return train(make_pairs(12, seed), config, tmp_path / name)
+
+    one, two = trained("one", 1), trained("two", 2)
+    soup([one, two], tmp_path / "soup")
+    assert read_hashes(tmp_path / "soup") == read_hashes(one) | read_hashes(two)
+    soup([one], tmp_path / "further", start=two, scale=1.5)
+    assert read_hashes(tmp_path / "further") == read_hashes(one) | read_hashes(two)
+    third = trained("third", 3, model=one)
+    assert read_hashes(one) < read_hashes(third)
+    export(third, tmp_path / "onnx")
+    assert read_hashes(tmp_path / "onnx") == read_hashes(third)
 
 
 def test_a_checkpoint_measured_on_its_own_training_pairs_says_so(tiny_encoder: Path, make_pairs: Callable[..., pl.DataFrame], tmp_path: Path) -> None:

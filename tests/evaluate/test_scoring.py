@@ -1,11 +1,13 @@
 """The one scoring pass: every text once over all suites, kept scores, reasons and cut texts; and that order, company and batches don't move a checkpoint's score."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 
 from assay.errors import AssayError
 from assay.evaluate import scoring
@@ -102,6 +104,15 @@ def test_the_verb_keeps_scores_in_the_cache_folder_unless_told_not_to(tmp_path: 
     scorer = Counting()
     assert evaluate(scorer, [suite(item("p", "aa", "b"))]) == first
     assert scorer.calls == 0
+
+
+def test_a_judge_of_pairs_is_asked_nothing_before_all_suites_are_pairs() -> None:
+    class Judge(Counting):
+        def compare(self, asked: object, tick: object) -> None:
+            pytest.fail("asked")
+
+    with pytest.raises(AssayError, match="t: a judge of pairs compares two answers, but items here have up to 3"):
+        score_suites(Judge(), [suite(item("p", "aa", "b")), suite(item("p", "aa", "b", "c"), name="t")])
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
@@ -302,3 +313,26 @@ def test_the_fingerprint_tells_precision_and_checkpoint_apart(trained: Path, tin
     prints = {CheckpointScorer(str(folder), precision).fingerprint for folder in (trained, other) for precision in ("fp32", "bf16")}
     assert len(prints) == 4
     assert CheckpointScorer(str(trained), "fp32", 64).fingerprint == CheckpointScorer(str(trained), "fp32").fingerprint
+
+
+def test_a_model_that_drifted_shares_no_scores_with_the_one_it_was(trained: Path, tmp_path: Path) -> None:
+    items, turned = varied(), [turned_copy(trained, tmp_path / name, by) for name, by in (("negated", -1.0), ("half", 0.5))]
+    clean = score_suites(CheckpointScorer(str(trained), "fp32"), [suite(*items)], tmp_path / "kept")[0].rewards
+    for folder, by in zip(turned, (-1.0, 0.5), strict=True):
+        with pytest.warns(UserWarning, match="a canary differs by"):
+            scorer = CheckpointScorer(str(folder), "fp32", allow_drift=100.0)
+        found = score_suites(scorer, [suite(*items)], tmp_path / "kept")[0].rewards
+        np.testing.assert_allclose(found, by * clean, atol=1e-4)
+    allowed = CheckpointScorer(str(trained), "fp32", allow_drift=100.0)
+    assert allowed.fingerprint == CheckpointScorer(str(trained), "fp32").fingerprint
+    np.testing.assert_array_equal(score_suites(allowed, [suite(*items)], tmp_path / "kept")[0].rewards, clean)
+
+
+def turned_copy(folder: Path, other: Path, by: float) -> Path:
+    """The checkpoint with its head multiplied, its contract left as it was."""
+    shutil.copytree(folder, other)
+    weights = load_file(other / "model.safetensors")
+    head = {name: by * weight for name, weight in weights.items() if name.startswith(("score.", "classifier."))}
+    assert head
+    save_file({**weights, **head}, other / "model.safetensors", {"format": "pt"})
+    return other

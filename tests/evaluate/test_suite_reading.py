@@ -160,6 +160,20 @@ def test_rewardbench_2(tmp_path: Path, suffix: str) -> None:
     assert suite.aside == []
 
 
+@pytest.mark.parametrize(
+    ("rule", "rows", "warnings"),
+    [
+        ("rewardbench2", [v2("7", "Math", ["r"], ["w"]), v2("8", "Focus", ["r"], ["w"])], ["RewardBench 2 has no item of Factuality, Precise IF, Safety, Ties; the figure for all is the mean of the others and not comparable with published ones"]),
+        ("rewardbench2", [v2(f"ref:{i}", name, ["r"], ["w"]) for i, name in enumerate(("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties"))], ["no prompt of Ties is there in both forms (ref:N and tied:N), so Ties has no figure and does not count in the figure for all"]),
+        ("judgebench", [judge("1", "mmlu-pro-law", "A>B"), judge("2", "elsewhere", "B>A")], ["JudgeBench has no pair of livebench-reasoning, livebench-math, livecodebench; its figures are of the other sources and not comparable with published ones"]),
+        ("judgebench", [judge(str(i), name, "A>B") for i, name in enumerate(("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench"))], []),
+        ("ppe-correctness", [best_of_k("1", [1, 0, 0], [[0, 1]]), best_of_k("2", [1, 0, 0], [[0, 1]], benchmark="IFEval")], ["PPE has no prompt of MMLU-Pro, GPQA, MBPP-Plus; the figure for all is the mean of the others and not comparable with published ones"]),
+    ],
+)
+def test_missing_parts_are_named(tmp_path: Path, rule: str, rows: list[Row], warnings: list[str]) -> None:
+    assert load_suite(f"{rule}={write(tmp_path / 'x.jsonl', rows)}").warnings == warnings
+
+
 def test_rewardbench_2_with_several_right_answers_counts_the_first_alone(tmp_path: Path) -> None:
     (item,) = load_suite(f"rewardbench2={write(tmp_path / 'x.jsonl', [v2('1', 'Math', ['r1', 'r2'], ['w'])])}").items
     assert (said(item), item.gold) == (["r1", "r2", "w"], (1.0, 0.0, 0.0))

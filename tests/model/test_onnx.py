@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from assay.cli import run_app
 from assay.errors import AssayError, MissingExtra
+from assay.evaluate.contamination import FILE as PROMPTS
 from assay.files import MANIFEST, read_json
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
@@ -91,6 +92,7 @@ def conversations(n: int) -> list[contract.Conversation]:
 def test_batches_of_uneven_length_give_the_checkpoints_scores(exports: Exports, kind: str, runtime: str) -> None:
     trained, exported = exports(kind)
     expected = load_scorer(trained, precision="fp32", tokens_per_batch=10_000).score(conversations(30))
+    assert load_scorer(f"{runtime}{exported}", precision="bf16").precision == ("bf16" if runtime else "fp32")  # type: ignore[attr-defined]
     for tokens in (1, 400, 10_000):
         scorer = load_scorer(f"{runtime}{exported}", precision="fp32", tokens_per_batch=tokens)
         found = scorer.score(conversations(30))
@@ -103,7 +105,7 @@ def test_batches_of_uneven_length_give_the_checkpoints_scores(exports: Exports, 
 def test_an_export_holds_a_graph_a_tokenizer_and_a_contract(exports: Exports) -> None:
     trained, exported = exports("decoder")
     names = {path.name for path in exported.iterdir()}
-    assert {FILE, contract.FILE, MANIFEST, "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == names
+    assert {FILE, contract.FILE, MANIFEST, "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", PROMPTS} == names
     assert read_json(exported / MANIFEST) == {"contract": contract.FILE, "exported_from": str(trained), "format": "onnx"}
     graph = onnx.load(exported / FILE).graph
     assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]
@@ -122,6 +124,7 @@ def test_weights_in_int8_have_a_contract_of_their_own(exports: Exports, kind: st
     moved = max(abs(a.score - b.score) for a, b in zip(said.canaries, contract.read(trained).canaries, strict=True))
     assert said.tolerance == pytest.approx(max(1e-4, moved))
     assert not [finding for finding in examine(rounded) if not finding.ok]
+    assert load_scorer(rounded).precision == "int8"  # type: ignore[attr-defined]
     few, many = (load_scorer(rounded, tokens_per_batch=tokens).score(conversations(20)).values for tokens in (1, 10_000))
     assert (few == many).all()
     before = load_scorer(trained, precision="fp32").score(conversations(20)).values

@@ -1,6 +1,7 @@
 """The report in a real browser: nothing beyond the edge of a phone, no script error, every figure there. Skips, loudly, without Chromium."""
 
 import html
+import math
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from conftest import pair
 
 LONG = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
 FIGURE = {"value": 0.7, "low": 0.6, "high": 0.8, "items": 10, "prompts": 9, "ties": 1, "length": 0.5, "probe": 0.55, "random": [0.4, 0.6]}
+NO_FIGURE = {**FIGURE, **dict.fromkeys(("value", "low", "high", "length"), math.nan), "random": [math.nan, math.nan]}
 
 
 def chromium() -> str:
@@ -43,7 +45,7 @@ def report(tmp_path: Path) -> Path:
     reading = {"rows_read": 7, "rows_used": 6, "pairs": 6, "rows_aside": 1, "reasons": {"identical answers": 1}, "formats": {f"/data/{LONG}.jsonl": "explicit prompt"}}
     metrics: list[dict[str, Any]] = [{"step": s, "loss": 1 / s} for s in range(1, 20)] + [{"step": 10, "eval_accuracy": 0.6}, {"step": 19, "eval_accuracy": 0.7}]
     training = {"pairs": 5, "steps": 19, "precision": "bf16", "truncated_pairs": 0, "accuracy": 0.7, "held_out": 3, "metrics": metrics, "config": {"batch_size": 4, "model": "minilm"}}
-    suite = {"rule": "rewardbench", "overall": FIGURE, "sections": {"Chat": FIGURE, "Chat Hard": FIGURE}, "subsets": {"alpacaeval-easy": FIGURE, LONG[:60]: FIGURE}, "share": True, "ties": 1, "truncated": 2, "warnings": ["not there, so left out of their sections: donotanswer"]}
+    suite = {"rule": "rewardbench", "overall": FIGURE, "sections": {"Chat": FIGURE, "Chat Hard": FIGURE, "Ties": NO_FIGURE}, "subsets": {"alpacaeval-easy": FIGURE, LONG[:60]: FIGURE}, "share": True, "ties": 1, "truncated": 2, "warnings": ["not there, so left out of their sections: donotanswer"]}
     results = {"suites": {"rewardbench": suite}}
     run = Run(folder, reading, curated.manifest, {"curated": training, "everything": training}, {"curated": results, "everything": results})
     return write_report(run, Recipe(name="page", about="A page.", sources=[Source(path="x")], open=["one thing"]), [Found("copy", 1, 1, 1, 1)])
@@ -66,6 +68,10 @@ def test_the_page_fits_and_is_whole(report: Path, width: int, tmp_path: Path) ->
     assert int(plots) == 2
     assert int(dots) >= 10
     assert alert == "no-alert"
+
+
+def test_a_figure_without_a_value_is_a_dash(report: Path) -> None:
+    assert "nan" not in re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", report.read_text(), flags=re.DOTALL)
 
 
 def test_texts_are_escaped_and_nothing_is_loaded_from_elsewhere(report: Path) -> None:

@@ -233,6 +233,15 @@ def test_warnings_say_what_is_wrong(runs: dict[str, Path]) -> None:
     assert "answers without a score" in hashed
 
 
+def test_the_precision_is_on_the_page(tmp_path: Path) -> None:
+    scorer = Hashed()
+    scorer.precision = "bf16"  # type: ignore[attr-defined]
+    evaluate(scorer, suites()[-1:], tmp_path)
+    assert "scores computed in bf16" in prose(write_results_page(tmp_path))
+    evaluate(Hashed(), suites()[-1:], tmp_path)
+    assert "computed in" not in prose(write_results_page(tmp_path))
+
+
 def excerpt(text: str) -> str:
     return re.sub(r"\s+", " ", text if len(text) <= EXCERPT else text[:EXCERPT] + " ...")
 

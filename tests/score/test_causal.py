@@ -13,6 +13,7 @@ import tiny
 from assay.errors import AssayError
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.suite import Item, Suite
+from assay.model.reward_model import precision_of
 from assay.pairs.schema import Message
 from assay.score import causal, likelihood
 from assay.score.causal import Implicit, Perplexity
@@ -174,6 +175,21 @@ def test_a_spec_without_two_models(names: str) -> None:
     with pytest.raises(AssayError) as caught:
         load_scorer(f"implicit:{names}")
     assert str(caught.value) == f"implicit:{names}: expected implicit:POLICY,REFERENCE, two causal language models"
+
+
+def test_the_precision_that_is_asked_for_is_used_and_said(policy: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "precision_of", precision_of)
+    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path))
+    items = [Item(str(i), "all", c[:-1], [c[-1:], [turn("assistant", "no")]], (1.0, 0.0), str(i)) for i, c in enumerate(conversations())]
+    for spec in (f"perplexity:{policy}", f"implicit:{policy},{reference}"):
+        exact, rounded = (load_scorer(spec, precision=precision) for precision in ("fp32", "bf16"))
+        apart = np.abs(exact.score(conversations()).values - rounded.score(conversations()).values)
+        assert 1e-5 < apart.max() < 5
+        assert exact.fingerprint != rounded.fingerprint  # type: ignore[attr-defined]
+        results = [evaluate(one, [Suite("s", "pairs", items)]) for one in (exact, rounded)]
+        assert [one["precision"] for one in results] == ["fp32", "bf16"]
+    assert evaluate(load_scorer(f"mean({spec},rule:length)", precision="bf16"), [Suite("s", "pairs", items)])["precision"] == "bf16"
+    assert "precision" not in evaluate(load_scorer("mean(rule:length)"), [Suite("s", "pairs", items)])
 
 
 def test_models_that_are_not_there(tmp_path: Path, policy: Path) -> None:

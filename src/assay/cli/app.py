@@ -12,6 +12,7 @@ from cyclopts import App, Group, Parameter
 
 from assay import __version__
 from assay.errors import AssayError
+from assay.files import finite
 
 app = App(
     name="assay",
@@ -71,4 +72,4 @@ def complain(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False))

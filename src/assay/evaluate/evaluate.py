@@ -21,7 +21,7 @@ from assay.evaluate.contamination import contamination
 from assay.evaluate.intervals import DRAWS, LEVEL, Floats, interval, resampled_means
 from assay.evaluate.model_ranking import model_ranking
 from assay.evaluate.scoring import Scored, default_cache, score_suites
-from assay.evaluate.suite import Suite, Weights
+from assay.evaluate.suite import Suite, Tree, Weights
 from assay.evaluate.suites import RULES
 from assay.evaluate.suites.ratings import attributes
 from assay.files import MANIFEST, fingerprint, write_json, write_parquet
@@ -43,16 +43,17 @@ def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None
         tick: called with (conversations scored, conversations in all).
 
     Raises:
-        AssayError: two suites have the same name, or one has nothing to measure.
+        AssayError: two suites have the same name, or one has nothing to measure; told before anything is scored.
     """
     names = [suite.name for suite in suites]
     if len(set(names)) != len(names):
         raise AssayError(f"two suites have the same name ({', '.join(names)}); give them names with NAME=PATH")
+    for suite in suites:
+        _tree(suite, np.where(suite.there, 0.0, np.nan))  # hours of scoring for a suite that cannot be measured would be lost
     scored = score_suites(scorer, suites, default_cache() if cache else None, tick)
     measured = {suite.name: measure(suite, scores, scorer) for suite, scores in zip(suites, scored, strict=True)}
     results: dict[str, Any] = {"scorer": scorer.spec, "assay": __version__, "intervals": f"{LEVEL:.0%} interval (bootstrap over prompts, {DRAWS:,} draws)", "suites": measured}
-    if usage := getattr(scorer, "usage", None):
-        results["usage"] = usage
+    results |= {name: value for name in ("precision", "usage") if (value := getattr(scorer, name, None))}
     if folder:
         write_parquet(folder / "items.parquet", pl.concat([item_table(suite, scores) for suite, scores in zip(suites, scored, strict=True)], how="diagonal_relaxed"))
         write_json(folder / "results.json", results)
@@ -63,9 +64,7 @@ def evaluate(scorer: Scorer, suites: Sequence[Suite], folder: Path | None = None
 def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
     """All that is said of a scorer on a suite: the figures by its rule and the doubts."""
     rule = RULES[suite.rule].measure
-    tree, rewards = rule(suite, scored.rewards), scored.rewards
-    if not any(len(tree.parts[part].rows) for part in tree.overall):
-        raise AssayError(f"{suite.name}: nothing to measure by the rule `{suite.rule}`, no item has a right and a wrong answer")
+    tree, rewards = _tree(suite, scored.rewards), scored.rewards
     clusters = [item.cluster for item in suite.items]
     groups = {name: (part.rows, part.values) for name, part in tree.parts.items() if len(part.rows)}
     draws = resampled_means(groups, clusters, [item.subset for item in suite.items], suite.name)
@@ -107,6 +106,18 @@ def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
         result["by_own_output"] = _by_own_output(suite, scored, scorer)
     result["warnings"] = [*suite.warnings, *_warnings(suite, scored, result), *contamination(scorer, suite)]
     return result
+
+
+def _tree(suite: Suite, rewards: Floats) -> Tree:
+    """What the rule of a suite makes of scores.
+
+    Raises:
+        AssayError: there is nothing to measure.
+    """
+    tree = RULES[suite.rule].measure(suite, rewards)
+    if not any(len(tree.parts[part].rows) for part in tree.overall):
+        raise AssayError(f"{suite.name}: nothing to measure by the rule `{suite.rule}`: {'; '.join(suite.warnings) or 'no item has a right and a wrong answer'}")
+    return tree
 
 
 def temperature_of(scorer: Scorer) -> float | None:

@@ -40,10 +40,7 @@ def load_results(folder: Path) -> Saved:
     """
     if not (folder / "results.json").is_file():
         raise AssayError(f"{folder}: no results.json; give a folder that `assay evaluate -o` wrote")
-    table = read_parquet(folder / "items.parquet")
-    results = read_json(folder / "results.json")
-    if not isinstance(results, dict) or not isinstance(results.get("suites"), dict) or "scorer" not in results:
-        raise AssayError(f"{folder / 'results.json'}: not the results of an evaluation; run `assay evaluate` again")
+    table, results = read_parquet(folder / "items.parquet"), read_results(folder)
     suites, rewards, truncated = {}, {}, {}
     try:
         for (name, rule), part in table.group_by("suite", "rule", maintain_order=True):
@@ -57,6 +54,36 @@ def load_results(folder: Path) -> Saved:
     except (pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
         raise AssayError(f"{folder / 'items.parquet'}: not the items of an evaluation ({error})") from None
     return Saved(folder, results, suites, rewards, truncated)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``results.json``, with NaN where a figure has no value: JSON has no word for that but null.
+
+    Raises:
+        AssayError: it is not there, or damaged.
+    """
+    results = read_json(folder / "results.json")
+    try:
+        suites = {name: _with_nan(suite) for name, suite in results["suites"].items()}
+        return {**results, "scorer": results["scorer"], "suites": suites}
+    except (AttributeError, KeyError, TypeError):
+        raise AssayError(f"{folder / 'results.json'}: not the results of an evaluation; run `assay evaluate` again") from None
+
+
+def _with_nan(suite: dict[str, Any]) -> dict[str, Any]:
+    figures = {kind: {name: _figure(figure) for name, figure in suite[kind].items()} for kind in ("sections", "subsets")}
+    if ranking := suite.get("model_ranking"):
+        figures["model_ranking"] = {key: _figure(value) if isinstance(value, dict) else value for key, value in ranking.items()}
+    return {**suite, **figures, "overall": _figure(suite["overall"])}
+
+
+def _figure(figure: dict[str, Any]) -> dict[str, Any]:
+    """The probe alone may be None, where none could be fitted."""
+    return {key: _number(value) if key != "probe" else value for key, value in figure.items()}
+
+
+def _number(value: Any) -> Any:
+    return [_number(one) for one in value] if isinstance(value, list) else np.nan if value is None else value
 
 
 def _item(row: dict[str, Any]) -> Item:

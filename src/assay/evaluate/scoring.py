@@ -52,6 +52,9 @@ class Scored:
 def score_suites(scorer: Scorer, suites: Sequence[Suite], cache: Path | None = None, tick: Tick | None = None) -> list[Scored]:
     """The scores of all answers of all suites; ``cache`` is the folder in which they are kept, None to keep none."""
     if hasattr(scorer, "compare"):
+        for suite in suites:
+            if any(len(item.answers) != 2 for item in suite.items):
+                raise AssayError(f"{suite.name}: a judge of pairs compares two answers, but items here have up to {suite.width}; use a pointwise judge, judge:MODEL@URL")
         return [_judged(scorer, suite, tick) for suite in suites]
     keys: dict[str, Messages] = {}
     places: list[list[list[str]]] = []
@@ -133,8 +136,6 @@ def _judged(judge: Any, suite: Suite, tick: Tick | None) -> Scored:
 
     Where both orders together say nothing there is no score, as in JudgeBench's rule: never right.
     """
-    if any(len(item.answers) != 2 for item in suite.items):
-        raise AssayError(f"{suite.name}: a judge of pairs compares two answers, but items here have up to {suite.width}; use a pointwise judge, judge:MODEL@URL")
     compared = judge.compare([(item.prompt, item.answers[0], item.answers[1]) for item in suite.items], tick)
     outputs = np.full((len(suite.items), 2, 1), np.nan)
     reasons: dict[tuple[int, int], str] = {}

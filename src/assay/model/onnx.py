@@ -128,7 +128,7 @@ def export(folder: Path, output: Path) -> None:
     with replacing(output, folder) as made:
         _draw(model, folder, made / FILE)
         for file in folder.iterdir():
-            if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (MANIFEST, "model.safetensors.index.json"):
+            if file.suffix in (".json", ".jinja", ".txt", ".model", ".parquet") and file.name not in (MANIFEST, "model.safetensors.index.json"):
                 shutil.copy(file, made / file.name)
         weights = contracts.weights_sha256(made)
         contracts.write(made, contract.model_copy(update={"weights_sha256": weights, "measured_with": contract.measured_with and weights, "head_sha256": None}))

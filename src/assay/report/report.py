@@ -61,8 +61,13 @@ def write_report(run: "Run", recipe: Recipe, found: "Sequence[Found] | None" = N
 def templates() -> jinja2.Environment:
     """The pages of this folder, with the filters they use."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("assay.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, count=lambda n: f"{n:,}", place=lambda share: f"{100 * share:.2f}%")
+    environment.filters.update(percent=percent, count=lambda n: f"{n:,}", place=_place)
     return environment
+
+
+def _place(share: float) -> str:
+    """A share as a length in CSS. What is no number has no place: it is not drawn, rather than drawn at the beginning."""
+    return "0%;display:none" if share != share else f"{100 * share:.2f}%"
 
 
 def _headline(run: "Run") -> list[tuple[str, str]]:

@@ -66,15 +66,16 @@ def _page(name: str, **values: Any) -> str:
 
 
 def _placed(value: float, share: bool = True) -> float:
-    """Where a figure lies between the ends of its scale, 0 to 1."""
-    return min(1.0, max(0.0, value if share else (value + 1) / 2))
+    """Where a figure lies between the ends of its scale, 0 to 1; NaN for none."""
+    return value if value != value else min(1.0, max(0.0, value if share else (value + 1) / 2))
 
 
 def _suite(saved: Saved, name: str) -> dict[str, Any]:
     """What the page shows of a suite."""
     suite, rewards, result = saved.suites[name], saved.rewards[name], saved.results["suites"][name]
     rows = [{"label": label.strip(), "indent": label.startswith(" "), "figure": figure} for label, figure in figures(result)]
-    return {"name": name, "result": result, "rows": rows, "doubts": doubts(result), "plots": [markupsafe.Markup(svg) for svg in _plots(suite, rewards, result)], "worst": _worst(suite, rewards), **_references(result)}
+    computed = [f"scores computed in {precision}"] if (precision := saved.results.get("precision")) else []
+    return {"name": name, "result": result, "rows": rows, "doubts": [*doubts(result), *computed], "plots": [markupsafe.Markup(svg) for svg in _plots(suite, rewards, result)], "worst": _worst(suite, rewards), **_references(result)}
 
 
 def _references(result: dict[str, Any]) -> dict[str, Any]:

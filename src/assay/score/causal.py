@@ -21,14 +21,15 @@ class Perplexity:
 
     attributes: tuple[str, ...] = ("reward",)
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, precision: str = "auto") -> None:
         self.spec = spec
-        self.model = CausalModel(spec.partition(":")[2])
+        self.model = CausalModel(spec.partition(":")[2], precision)
+        self.precision = self.model.precision
 
     @property
     def fingerprint(self) -> str | None:
-        """Names the model's files; None if they are not in a folder of this machine."""
-        return _named(self.spec, [self.spec.partition(":")[2]])
+        """Names the model's files and the precision; None if they are not in a folder of this machine."""
+        return _named(self.spec, [self.spec.partition(":")[2]], self.precision)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Shape [n, 1]; an answer without a token has no score."""
@@ -44,17 +45,18 @@ class Implicit:
 
     attributes: tuple[str, ...] = ("reward",)
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, precision: str = "auto") -> None:
         names = spec.partition(":")[2].split(",")
         if len(names) != 2 or not all(names):
             raise AssayError(f"{spec}: expected implicit:POLICY,REFERENCE, two causal language models")
         self.spec, self.names = spec, [name.strip() for name in names]
-        self.policy, self.reference = (CausalModel(name) for name in self.names)
+        self.policy, self.reference = (CausalModel(name, precision) for name in self.names)
+        self.precision = self.policy.precision
 
     @property
     def fingerprint(self) -> str | None:
-        """Names the files of both models; None if they are not in folders of this machine."""
-        return _named(self.spec, self.names)
+        """Names the files of both models and the precision; None if they are not in folders of this machine."""
+        return _named(self.spec, self.names, self.precision)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Shape [n, 1]; an answer without a token has no score."""
@@ -69,9 +71,9 @@ def _scores(values: list[float], lengths: list[int], cut: list[bool]) -> Scores:
     return Scores(np.array(values, dtype=np.float32).reshape(-1, 1), np.array(cut, dtype=bool), reasons)
 
 
-def _named(spec: str, models: Sequence[str]) -> str | None:
-    """A name for the files of models: by size and time, since to read them all would cost more than most suites."""
+def _named(spec: str, models: Sequence[str], precision: str) -> str | None:
+    """A name for the precision and the files of models: these by size and time, since to read them all would cost more than most suites."""
     folders = [Path(locate(model)) for model in models]
     if not all(folder.is_dir() for folder in folders):
         return None
-    return fingerprint(spec, [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for folder in folders for f in sorted(folder.iterdir()) if f.is_file()])
+    return fingerprint(spec, [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for folder in folders for f in sorted(folder.iterdir()) if f.is_file()], precision)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from assay.errors import AssayError
 from assay.files import fingerprint, first_line
 from assay.model import checkpoint
+from assay.model.contract import Contract
 from assay.model.layout import size
 from assay.model.onnx import OnnxModel
 from assay.model.reward_model import RewardModel, best_device, in_precision, precision_of
@@ -38,19 +39,32 @@ class CheckpointScorer:
         self.openvino = spec.startswith(OPENVINO)
         self.folder = folder_of(spec.removeprefix(OPENVINO))
         self.reward_model, self.contract = checkpoint.load(self.folder, allow_drift=allow_drift, openvino=self.openvino)
+        self.drifted = None if allow_drift is None else _drifted(self.reward_model, self.contract)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
-        self.precision = precision_of(precision, self.reward_model.device)
+        by_onnxruntime = isinstance(self.reward_model.model, OnnxModel) and not self.openvino
+        self.precision = (self.contract.rounded or "fp32") if by_onnxruntime else precision_of(precision, self.reward_model.device)
         self.tokens_per_batch, self.tick = tokens_per_batch, tick
 
     @property
     def fingerprint(self) -> str:
-        """Names everything that moves a score: the contract, which names weights, tokenizer and template by their hashes, and the precision."""
-        return fingerprint(self.contract.model_dump(exclude={"made_with"}), self.precision, *(["openvino"] if self.openvino else []))
+        """Names everything that moves a score: the contract, which names weights, tokenizer and template by their hashes, and the precision.
+
+        Files that drifted are not those of the contract; then what the canaries score now is named too.
+        """
+        return fingerprint(self.contract.model_dump(exclude={"made_with"}), self.precision, *(["openvino"] if self.openvino else []), *(self.drifted or []))
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
         """Rewards, shape [n, 1]; of a model with several attributes [n, 1 + k], the reward first. The same text is scored once; order, company and batch size don't change a score beyond rounding."""
         return score_with(self.reward_model, conversations, self.precision, self.tokens_per_batch, self.tick)
+
+
+def _drifted(reward_model: RewardModel, contract: Contract) -> list[dict[str, Any]] | None:
+    """What the canaries get now; None if that is what the contract says."""
+    now = checkpoint.score_canaries(reward_model, [c.conversation for c in contract.canaries])
+    if checkpoint.apart([c.score for c in now], [c.score for c in contract.canaries]) <= contract.tolerance:
+        return None
+    return [c.model_dump(exclude={"conversation"}) for c in now]
 
 
 def names_of(reward_model: RewardModel) -> tuple[str, ...]:

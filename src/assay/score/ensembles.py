@@ -48,6 +48,11 @@ class Ensemble:
         return fingerprint(self.spec, names) if all(names) else None
 
     @property
+    def precision(self) -> str | None:
+        """What models among the members are computed in; None if there are none."""
+        return ", ".join(sorted({one for member in self.members if (one := getattr(member, "precision", None))})) or None
+
+    @property
     def usage(self) -> dict[str, float] | None:
         """What judges among the members have used, together; None if there are none."""
         found = [usage for member in self.members if (usage := getattr(member, "usage", None))]

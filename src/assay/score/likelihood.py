@@ -46,13 +46,13 @@ def measurer(screen: Screen | None = None) -> Likelihood:
 
 
 class CausalModel:
-    """A causal language model and its tokenizer, loaded once.
+    """A causal language model and its tokenizer, loaded once, computed in ``precision``.
 
     Raises:
         AssayError: the model cannot be loaded, or is no causal language model.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, precision: str = "auto") -> None:
         source = locate(model)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
@@ -61,6 +61,7 @@ class CausalModel:
             raise AssayError(f"{model}: cannot be loaded as a causal language model ({first_line(error)})") from None
         if not getattr(self.model.config, "is_decoder", True) or self.model.config.model_type == "bert":
             raise AssayError(f"{model}: is an encoder; `perplexity` needs a causal language model such as smollm2")
+        self.precision = precision_of(precision, best_device())
         self.context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
         self.start = next((i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
@@ -107,7 +108,7 @@ class CausalModel:
         """For each sequence the mean loss of its last ``length`` tokens."""
         values = [float("nan")] * len(sequences)
         device = next(self.model.parameters()).device
-        with torch.inference_mode(), in_precision(precision_of("auto", device), device):
+        with torch.inference_mode(), in_precision(self.precision, device):
             for batch in by_length([len(s) for s in sequences], TOKENS):
                 ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(sequences[i]) for i in batch], batch_first=True).to(device)
                 mask = torch.zeros_like(ids)

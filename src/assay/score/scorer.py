@@ -72,7 +72,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
 
     Args:
         spec: see the docstring of ``assay.score.scorer``.
-        precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast), for a checkpoint.
+        precision: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor multiplies it fast), for models that are computed here.
         tokens_per_batch: tokens that go through the model at once, padding included.
         allow_drift: how far a checkpoint's canaries may be from their golden scores, also behind a server of which the checkpoint is named; within it a warning names the cause, otherwise it is refused.
         tick: called with (conversations scored, conversations in all) as scoring goes on.
@@ -104,7 +104,7 @@ def load_scorer(spec: str | Path, *, precision: str = "auto", tokens_per_batch: 
         if name.startswith(("perplexity:", "implicit:")):
             from assay.score.causal import Implicit, Perplexity
 
-            return (Perplexity if name.startswith("perplexity:") else Implicit)(name)
+            return (Perplexity if name.startswith("perplexity:") else Implicit)(name, precision)
         from assay.score.checkpoint import CheckpointScorer
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("torch", "transformers"):

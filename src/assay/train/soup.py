@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from assay.errors import AssayError
+from assay.evaluate.contamination import write_hashes
 from assay.files import MANIFEST, check_replaceable, read_json
 from assay.model import checkpoint
 from assay.model import contract as contracts
@@ -140,4 +141,5 @@ def soup(folders: Sequence[Path], output: Path, *, by: pl.DataFrame | None = Non
     if by is not None:
         about["accuracy_on_choosing_pairs"], _ = judge_on(by)(reward_model)
     checkpoint.save(reward_model, output, manifest=about)
+    write_hashes(output, [], [*chosen, *([start] if start else [])])
     return about

@@ -118,7 +118,7 @@ def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFram
     measured = _measured(reward_model, held_out, config, precision, name, manifest)
     result = folder / "checkpoint"
     checkpoint.save(reward_model, result, measured=measured, manifest=manifest, adapter=work / "adapter" if adapter else None)
-    write_hashes(result, rows["prompt"].to_list())
+    write_hashes(result, rows["prompt"].to_list(), [Path(locate(config.model))])
     write_text(result / card.FILE, card.model_card(result))
     shutil.rmtree(work)
 

@@ -53,6 +53,12 @@ def measure(suite: Suite, scores: Floats) -> Tree:
     return Tree(parts, {"macro average": {name: 1 / len(parts) for name in parts}}, by_items(parts))
 
 
+def warnings(suite: Suite) -> list[str]:
+    """Which of the four sources are missing."""
+    missing = [name for name in SOURCES if name not in suite.subsets]
+    return [f"JudgeBench has no pair of {', '.join(missing)}; its figures are of the other sources and not comparable with published ones"] if missing else []
+
+
 def is_right(label: str, verdicts: Sequence[str | None]) -> bool:
     """Whether a judge is right that said ``verdicts`` for (A, B) and, if asked twice, for (B, A): each in its own terms, None if it failed.
 

@@ -97,6 +97,19 @@ def measure_correctness(suite: Suite, scores: Floats) -> Tree:
     return Tree(parts, {}, equally(measured))
 
 
+def correctness_warnings(suite: Suite) -> list[str]:
+    """Which sets are missing, and which figures of a set there are not, and why."""
+    missing = [name for name, column in SETS.items() if name not in suite.subsets and column not in suite.subsets]
+    said = [f"PPE has no prompt of {', '.join(missing)}; the figure for all is the mean of the others and not comparable with published ones"] if missing else []
+    for name in suite.subsets:
+        items = [item for item in suite.items if item.subset == name]
+        if not any(item.about["pairs"] for item in items):
+            said.append(f"{name}: no prompt has a published pair of a right and a wrong answer, so the set has no pair accuracy and does not count in the figure for all")
+        if not any(max(item.gold) > 0.5 >= min(item.gold) for item in items):
+            said.append(f"{name}: no prompt has right and wrong answers, so the set has no ROC area")
+    return said
+
+
 def auc(scores: Floats, gold: Floats) -> Floats:
     """[n]: the share of pairs of a right (``gold`` above 0.5) and a wrong answer in which the right one scores higher, equal scores half; NaN without such pairs."""
     both = (gold[:, :, None] > 0.5) & (gold[:, None, :] <= 0.5)

@@ -22,6 +22,7 @@ from assay.pairs.messages import Aside, prompt_of
 from assay.pairs.schema import prompt_id
 
 TIES = "Ties"
+SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 TERMS = {"Ties: tied accurate": 0.3, "Ties: reference accurate": 0.3, "Ties: gap beyond spread": 0.2, "Ties: both gaps beyond spread": 0.2, "Ties: margin": 0.01}
 """What the score of Ties is made of, and what each term weighs."""
 LETTERS = ("A", "B", "C", "D")
@@ -75,6 +76,16 @@ def measure(suite: Suite, scores: Floats) -> Tree:
             shown.append(sections[TIES])
     overall = {name: weight / len(shown) for weights in shown for name, weight in weights.items()}
     return Tree(parts, sections, overall)
+
+
+def warnings(suite: Suite) -> list[str]:
+    """Which subsets are missing, and that Ties has no figure, if it has none."""
+    missing = [name for name in SUBSETS if name not in suite.subsets]
+    said = [f"RewardBench 2 has no item of {', '.join(missing)}; the figure for all is the mean of the others and not comparable with published ones"] if missing else []
+    ids = {item.id for item in suite.items if item.subset == TIES}
+    if ids and not any(f"ref:{_form(name)[1]}" in ids and f"tied:{_form(name)[1]}" in ids for name in ids):
+        said.append("no prompt of Ties is there in both forms (ref:N and tied:N), so Ties has no figure and does not count in the figure for all")
+    return said
 
 
 def ties(ids: Sequence[str], scores: Floats, correct: Bools, there: Bools) -> dict[str, Part]:
