@@ -267,6 +267,15 @@ def test_published_figures_stand_beside(runs: dict[str, Path]) -> None:
     assert "INF-ORM-Llama3.1-70B" in text
 
 
+def test_published_macro_averages_stand_beside_a_macro_average(tmp_path: Path) -> None:
+    """JudgeBench's published rows are means of its four categories, not shares of all pairs."""
+    rows = [item(f"j{i}", "mmlu-pro" if i < 9 else "livebench-math", f"j{i}", ["long answer" if i < 9 else "b", "a" if i < 9 else "long answer"], [1, 0]) for i in range(10)]
+    evaluate(Length(), [Suite("j", "judgebench", rows)], tmp_path)
+    said = prose(write_results_page(tmp_path))
+    assert re.search(r"model macro average rule:length 50.0% .*Skywork-Reward-V2-Llama-3.1-8B 80.0%", said)
+    assert "GPT-4o split" in said
+
+
 def test_the_comparison_says_what_was_tested(runs: dict[str, Path]) -> None:
     said = prose(runs["comparison"])
     folder = runs["comparison"].parent

@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.evaluate.intervals import Floats
-from assay.evaluate.suite import Item, Suite, Tree, by_items
+from assay.evaluate.suite import Item, Suite, Tree, by_items, equally
 from assay.evaluate.suites.pairs import by_subset
 from assay.evaluate.suites.raw import answer, get, text
 from assay.pairs.messages import Aside, prompt_of
@@ -44,13 +44,14 @@ def category(source: str) -> str:
 
 
 def measure(suite: Suite, scores: Floats) -> Tree:
-    """The share of right verdicts by source; over all pairs (micro); and the plain mean of the sources (macro)."""
+    """The share of right verdicts by source; over all pairs (micro); and the plain mean of the sources (macro), of each split by itself where both are there."""
     with np.errstate(invalid="ignore"):
         says_a = scores[:, 0] > scores[:, 1]
     values = (says_a == (suite.gold[:, 0] == 1)).astype(float)
     values[np.isnan(scores[:, :2]).any(axis=1)] = 0.0  # a failure is no verdict for B
     parts = by_subset(suite, values)
-    return Tree(parts, {"macro average": {name: 1 / len(parts) for name in parts}}, by_items(parts))
+    splits = {item.subset: f"{item.about['split']}, " if "split" in item.about else "" for item in suite.items}
+    return Tree(parts, {f"{split}macro average": equally([name for name in parts if splits[name] == split]) for split in sorted(set(splits.values()))}, by_items(parts))
 
 
 def is_right(label: str, verdicts: Sequence[str | None]) -> bool:
