@@ -159,4 +159,4 @@ def _readable(against: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "prompt": _short("\n".join(m["content"] for m in item["prompt"])), "answers": [_short(answer_text(a)) for a in item["answers"][:2]]}
+    return {**item, "prompt": _short("\n".join(m["content"] for m in item["prompt"])), "answers": [_short(answer_text(item["answers"][j])) for j in item["decided"]]}
