@@ -621,6 +621,13 @@ def test_published_data_by_the_name_of_its_data_set(tmp_path: Path, rule: str) -
     (data, *_), *_ = PUBLISHED[rule]
     named = load_suite(f"mine:{rule}={data}", tmp_path)
     assert (named.name, named.items) == ("mine", load_suite(rule, tmp_path).items)
+    assert named.hub == [one for one in PUBLISHED[rule] if one[0] == data]
+
+
+def test_a_local_file_is_not_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "mine/judges/x.jsonl", GOOD["judgebench"])
+    monkeypatch.chdir(tmp_path)
+    assert [load_suite(f"judgebench={path}").hub for path in ("mine/judges", "mine/judges/x.jsonl")] == [[], []]
 
 
 def test_a_copy_without_the_split_is_an_error(tmp_path: Path) -> None:

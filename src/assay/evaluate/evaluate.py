@@ -78,6 +78,7 @@ def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
 
     result = {
         "rule": suite.rule,
+        "hub": suite.hub,
         "share": tree.share,
         "items": len(suite.items),
         "answers": int(suite.there.sum()),

@@ -109,7 +109,7 @@ def _suite(name: str, rule: str, data: Sequence[tuple[str, str]], data_root: Pat
     if not found:
         first = f"; the first: {aside[0]['reason']}" if aside else ""
         raise AssayError(f"{name}: no item could be read{first}. What the rule `{rule}` reads: `assay explain {'solution-steps' if rule == 'steps' else rule}`")
-    suite = Suite(name, rule, found, aside)
+    suite = Suite(name, rule, found, aside, hub=[(path, split) for path, split in data if sources.is_hub_id(path) and not Path(path).exists()])
     suite.warnings += RULES[rule].warnings(suite)
     return suite
 
