@@ -122,12 +122,14 @@ def model_index(saved: Saved, folder: Path) -> list[Path]:
     results = []
     for name, suite in saved.results["suites"].items():
         kind = "accuracy" if suite["share"] else "spearmanr"
-        from_hub = suite.get("hub") or []
-        data = {"type": from_hub[0][0], **({"split": from_hub[0][1]} if len(from_hub) == 1 else {})} if len({path for path, _ in from_hub}) == 1 else {"type": name}
+        hub = suite.get("hub", [])
+        data = {"name": name, "type": hub[0][0] if len({path for path, _ in hub}) == 1 else name}
+        if len(hub) == 1:
+            data["split"] = hub[0][1]
         for label, figure in figures(suite):
             if figure["value"] is None:
                 continue
-            results.append({"task": {"type": "text-classification", "name": "Reward modelling"}, "dataset": {"name": name, **data}, "metrics": [{"type": kind, "name": f"{label.strip()} (95% interval {figure['low']:.3f} to {figure['high']:.3f})", "value": round(figure["value"], 4)}]})
+            results.append({"task": {"type": "text-classification", "name": "Reward modelling"}, "dataset": data.copy(), "metrics": [{"type": kind, "name": f"{label.strip()} (95% interval {figure['low']:.3f} to {figure['high']:.3f})", "value": round(figure["value"], 4)}]})
     path = folder / "model-index.yml"
     write_text(path, yaml.safe_dump({"model-index": [{"name": saved.name, "results": results}]}, sort_keys=False, allow_unicode=True))
     return [path]
