@@ -325,6 +325,8 @@ def show_comparison(found: dict[str, Any], output: Path | None) -> None:
                     show = percent if share else correlation
                     table.add_row(label, show(figure["value"]), show(after[label]["value"]), apart(test["difference"], share), f"{apart(test['low'], share)} to {apart(test['high'], share)}", str(test["gained"]), str(test["lost"]), f"{test['p']:.3f}", f"{test['holm']:.3f}")
             stdout.print(table)
+        for other, count in suite["not_in_all"].items():
+            say(f"  {count:,} items of {other} are not in all results, so left out; all figures are of the items that are")
     if found["left_out"]:
         say(f"not in all results, so left out: {', '.join(found['left_out'])}")
     if output:

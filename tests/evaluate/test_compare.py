@@ -128,6 +128,26 @@ def test_all_figures_of_a_suite_are_corrected_together() -> None:
     assert [t["holm"] for t in tests.values()] == pytest.approx(slow_holm([t["p"] for t in tests.values()]))
 
 
+def test_a_subset_that_is_the_only_one_is_not_corrected_for() -> None:
+    rng = np.random.default_rng(0)
+    tests = against(Suite("s", "pairs", items(80)), rng.normal(size=(80, 2)), rng.normal(size=(80, 2)))["tests"]
+    assert set(tests) == {"overall"}
+    assert tests["overall"]["holm"] == tests["overall"]["p"]
+
+
+def test_a_subset_called_overall_is_not_the_figure_for_all(tmp_path: Path) -> None:
+    suite = Suite("s", "pairs", items(80, lambda i: "overall" if i < 10 else "rest"))
+    tests = against(suite, outcome([0] * 10 + [1] * 70), outcome([1] * 80))["tests"]
+    assert {name: (test["gained"], test["difference"]) for name, test in tests.items()} == {"overall": (10, pytest.approx(1 / 8)), "overall (part)": (10, 1), "rest": (0, 0)}
+    assert set(load_results(evaluated(tmp_path, "a", [suite], 1)).results["suites"]["s"]["subsets"]) == {"overall (part)", "rest"}
+
+
+def test_an_attribute_called_overall_is_not_the_figure_for_all() -> None:
+    rated = [Item(f"i{i}", "all", [turn("user", f"p{i}")], [[turn("assistant", f"{i}")]], (float("nan"),), f"c{i}", {"ratings": {"overall": float(i), "other": float(-i)}}) for i in range(40)]
+    found = RULES["ratings"].measure(Suite("s", "ratings", rated), np.arange(40.0)[:, None]).values()
+    assert found == {"overall (part)": pytest.approx(1), "other": pytest.approx(-1), "overall": pytest.approx(0)}
+
+
 def test_right_wrong_ties_and_failures_are_counted() -> None:
     first = [1, 1, 1, 0, 0, 0.5, 0.5, float("nan"), 1, 1, 1]
     second = [0, 0.5, float("nan"), 1, 0.5, 1, 0, 1, 1, 1, 0]
@@ -209,9 +229,8 @@ def test_ratings_differ_by_their_correlations() -> None:
     suite = Suite("s", "ratings", one)
     first, second = rng.normal(size=(80, 1)), rated[:, None] + rng.normal(size=(80, 1))
     found = against(suite, first, second)
-    assert found["tests"]["good"]["difference"] == pytest.approx(found["tests"]["overall"]["difference"])
-    assert found["tests"]["good"]["low"] > 0
-    assert found["tests"]["good"]["p"] < 0.01
+    assert found["tests"]["overall"]["low"] > 0
+    assert found["tests"]["overall"]["p"] < 0.01
     assert found["changed"] == {"gained": [], "lost": []}
 
 
@@ -309,6 +328,34 @@ def test_items_of_only_one_result_are_dropped(tmp_path: Path) -> None:
     assert found["tests"]["overall"]["difference"] == pytest.approx(right[1].mean() - right[0].mean())
 
 
+def test_figures_are_of_the_items_that_all_have(tmp_path: Path) -> None:
+    every = items(60, lambda i: "ab"[i % 2])
+    parts = {"a": every[:40], "b": every[10:50], "c": every[20:]}
+    folders = [evaluated(tmp_path / name, name, [Suite("s", "pairs", part)], k) for k, (name, part) in enumerate(parts.items())]
+    found = compare([load_results(folder) for folder in folders])["suites"]["s"]
+    assert found["not_in_all"] == {"a": 20, "b": 20, "c": 20}
+    for k, (name, part) in enumerate(parts.items()):
+        alone = evaluated(tmp_path / f"{name} alone", name, [Suite("s", "pairs", part)], k)
+        table = pl.read_parquet(alone / "items.parquet").filter(pl.col("id").is_in([one.id for one in every[20:40]]))
+        right = table["scores"].list.get(0) > table["scores"].list.get(1)
+        assert (found["figures"][name]["overall"]["value"], found["figures"][name]["overall"]["items"]) == (pytest.approx(right.mean()), 20)
+        assert set(found["figures"][name]["subsets"]) == {"a", "b"}
+    for name, against_a in found["against_first"].items():
+        assert against_a["items"] == 20
+        for label, test in against_a["tests"].items():
+            one, other = ({"overall": found["figures"][n]["overall"], **found["figures"][n]["subsets"]}[label] for n in ("a", name))
+            assert test["difference"] == pytest.approx(other["value"] - one["value"])
+
+
+def test_the_same_items_keep_the_figures_of_the_results(tmp_path: Path) -> None:
+    twice = [*items(20), *items(20)]
+    loaded = [load_results(evaluated(tmp_path / name, name, [Suite("s", "pairs", twice)], k)) for k, name in enumerate("ab")]
+    found = compare(loaded)["suites"]["s"]
+    assert found["not_in_all"] == {}
+    assert found["figures"] == {name: one.results["suites"]["s"] for name, one in zip("ab", loaded, strict=True)}
+    assert found["against_first"]["b"]["items"] == 40
+
+
 def test_a_suite_of_only_one_result_is_left_out(tmp_path: Path) -> None:
     one, two = Suite("s", "pairs", items(10)), Suite("t", "pairs", items(12))
     folders = [evaluated(tmp_path / "a", "a", [one, two], 1), evaluated(tmp_path / "b", "b", [one], 2), evaluated(tmp_path / "c", "c", [two, one], 3)]
@@ -357,6 +404,15 @@ def test_changed_items_say_what_they_are_the_largest_change_first() -> None:
     assert top["margins"] == pytest.approx([-30 / first.std(), 30 / first.std()])
 
 
+def test_a_changed_item_shows_the_comparison_that_decides() -> None:
+    """RM-Bench has three right answers and three wrong ones: the one scorer has the third wrong answer above the second right one."""
+    suite = Suite("s", "rm-bench", [Item("i", "chat", [turn("user", "p")], [[turn("assistant", f"{j}")] for j in range(6)], (1.0,) * 3 + (0.0,) * 3, "c")])
+    first, second = np.array([[5.0, 1, 5, 0, 0, 3]]), np.array([[5.0, 5, 5, 0, 0, 3]])
+    (gained,) = against(suite, first, second)["changed"]["gained"]
+    (lost,) = against(suite, second, first)["changed"]["lost"]
+    assert gained["decided"] == lost["decided"] == [1, 5]
+
+
 def test_a_scorer_without_a_single_score_can_be_compared() -> None:
     suite = Suite("s", "pairs", items(8))
     found = against(suite, outcome([1] * 8), np.full((8, 2), np.nan))
@@ -391,6 +447,12 @@ def test_no_common_item(tmp_path: Path) -> None:
     first = evaluated(tmp_path / "a", "a", [Suite("s", "pairs", every[:5])], 1)
     second = evaluated(tmp_path / "b", "b", [Suite("s", "pairs", every[5:])], 1)
     assert refused(first, second) == f"s: {first} and {second} have no item in common"
+
+
+def test_no_item_in_all_of_three(tmp_path: Path) -> None:
+    every = items(12)
+    folders = [evaluated(tmp_path / name, name, [Suite("s", "pairs", part)], 1) for name, part in (("a", every), ("b", every[:6]), ("c", every[6:]))]
+    assert refused(*folders) == f"s: no item is in all of {', '.join(map(str, folders))}"
 
 
 def test_a_folder_without_results(tmp_path: Path) -> None:

@@ -133,6 +133,17 @@ def test_groups_are_measured_by_their_rule() -> None:
     assert (result["items"], result["answers"], result["ties"]) == (4, 11, 1)
 
 
+def test_groups_without_a_right_or_a_wrong_answer_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "responses": ["1", "2"], "scores": gold, "subset": subset} for i, (gold, subset) in enumerate([([0, 1], "a"), ([1, 0], "a"), ([0, 0], "a"), ([1, 1], "b")])]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = measured(load_suite(f"best-of-n={tmp_path / 'x.jsonl'}"))
+    assert (result["overall"]["value"], result["overall"]["items"], result["items"]) == (0.5, 2, 4)
+    assert list(result["subsets"]) == ["a"]
+    assert "2 of 4 items have no better and worse answer, so they are left out of the figures" in result["warnings"]
+    with pytest.raises(AssayError, match="nothing to measure by the rule `best-of-n`, no item has a right and a wrong answer"):
+        measured(Suite("g", "best-of-n", [group("a", ["1", "2"], [0, 0])]))
+
+
 def test_what_is_written_is_what_is_returned(tmp_path: Path) -> None:
     one, two = suite([("a", "1", "2", "1"), ("a", "1b", "3", "3")]), suite([("b", "2", "1", "2"), ("b", "3", "nan", "2")], name="t")
     results = evaluate(Numbers(), [one, two], tmp_path)

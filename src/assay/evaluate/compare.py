@@ -6,6 +6,7 @@ correlations the p of the paired bootstrap), and over all figures of a suite the
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError
+from assay.evaluate.figures import draws_of, figure_of
 from assay.evaluate.intervals import DRAWS, LEVEL, Floats, resampled_means
 from assay.evaluate.saved import Saved, names_of
 from assay.evaluate.scoring import key_of
@@ -26,19 +28,20 @@ CHANGED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
-    """What two scorers have in common on a suite: the same items in the same order."""
+class Common:
+    """What scorers have in common on a suite: the same items in the same order."""
 
     suite: Suite
-    first: Floats
-    second: Floats
+    rewards: list[Floats]
+    """Of each scorer, shape [items, width]."""
 
 
 def compare(saved: Sequence[Saved]) -> dict[str, Any]:
     """Compare the other results with the first, on every suite that all have.
 
     Returns:
-        ``names``, and for each suite: the figures of each scorer, and for each other scorer the tests against the first and the items that changed.
+        ``names``, and for each suite: the figures of each scorer on the items that all have, how many of its items are ``not_in_all``, and for each other scorer the tests
+        against the first and the items that changed.
 
     Raises:
         AssayError: fewer than two results, no suite in common, or a suite without an item in common.
@@ -51,46 +54,78 @@ def compare(saved: Sequence[Saved]) -> dict[str, Any]:
     names = names_of(list(saved))
     suites = {}
     for name in shared:
-        figures = {n: one.results["suites"][name] for n, one in zip(names, saved, strict=True)}
-        against = {n: _against(together(saved[0], one, name)) for n, one in zip(names[1:], saved[1:], strict=True)}
-        suites[name] = {"figures": figures, "against_first": against}
+        common = together(saved, name)
+        not_in_all = {n: left for n, one in zip(names, saved, strict=True) if (left := len(one.suites[name].items) - len(common.suite.items))}
+        figures = {n: _figures(common.suite, rewards) if not_in_all else one.results["suites"][name] for n, one, rewards in zip(names, saved, common.rewards, strict=True)}
+        against = {n: _against(common.suite, common.rewards[0], rewards) for n, rewards in zip(names[1:], common.rewards[1:], strict=True)}
+        suites[name] = {"figures": figures, "not_in_all": not_in_all, "against_first": against}
     left_out = sorted({name for one in saved for name in one.suites} - set(shared))
     return {"names": names, "suites": suites, "left_out": left_out}
 
 
-def together(first: Saved, second: Saved, name: str) -> Both:
-    """The items of a suite that both scored.
+def together(saved: Sequence[Saved], name: str) -> Common:
+    """The items of a suite that all scored.
 
     Raises:
-        AssayError: there is none, or the suites have different rules.
+        AssayError: there is none, none that tells anything, or the suites have different rules.
     """
-    a, b = first.suites[name], second.suites[name]
-    if a.rule != b.rule:
-        raise AssayError(f"{name}: measured by the rule {a.rule} in {first.folder} and by {b.rule} in {second.folder}")
-    there = {_key(b, i): i for i in range(len(b.items))}
-    places = [(i, there[key]) for i in range(len(a.items)) if (key := _key(a, i)) in there]
-    if not places:
-        raise AssayError(f"{name}: {first.folder} and {second.folder} have no item in common")
-    rows, others = (np.array(side) for side in zip(*places, strict=True))
-    suite = Suite(name, a.rule, [a.items[i] for i in rows])
-    return Both(suite, first.rewards[name][rows][:, : suite.width], second.rewards[name][others][:, : suite.width])
+    first = saved[0]
+    places = []
+    for one in saved:
+        mine = one.suites[name]
+        if mine.rule != first.suites[name].rule:
+            raise AssayError(f"{name}: measured by the rule {first.suites[name].rule} in {first.folder} and by {mine.rule} in {one.folder}")
+        places.append(_places(mine))
+        if not places[0].keys() & places[-1].keys():
+            raise AssayError(f"{name}: {first.folder} and {one.folder} have no item in common")
+    shared = [key for key in places[0] if all(key in there for there in places)]
+    if not shared:
+        raise AssayError(f"{name}: no item is in all of {', '.join(str(one.folder) for one in saved)}")
+    suite = Suite(name, first.suites[name].rule, [first.suites[name].items[places[0][key]] for key in shared])
+    rewards = [one.rewards[name][[there[key] for key in shared]][:, : suite.width] for one, there in zip(saved, places, strict=True)]
+    if not RULES[suite.rule].measure(suite, rewards[0]).overall:
+        raise AssayError(f"{name}: no item that all results have has a right and a wrong answer")
+    return Common(suite, rewards)
 
 
-def _key(suite: Suite, i: int) -> tuple[Any, ...]:
-    item = suite.items[i]
-    return (item.id, item.subset, *(key_of(item.prompt + answer) for answer in item.answers))
+def _places(suite: Suite) -> dict[tuple[Any, ...], int]:
+    """Where each item is, by what it is and how many of the same stand before it."""
+    found: dict[tuple[Any, ...], int] = {}
+    before: Counter[tuple[Any, ...]] = Counter()
+    for i, item in enumerate(suite.items):
+        key = (item.id, item.subset, *(key_of(item.prompt + answer) for answer in item.answers))
+        found[before[key], *key] = i
+        before[key] += 1
+    return found
 
 
-def _against(both: Both) -> dict[str, Any]:
-    rule = RULES[both.suite.rule].measure
-    one, two = rule(both.suite, both.first), rule(both.suite, both.second)
-    clusters, strata = [i.cluster for i in both.suite.items], [i.subset for i in both.suite.items]
+def _figures(suite: Suite, rewards: Floats) -> dict[str, Any]:
+    """The figures of a scorer once more, on these items alone."""
+    tree = RULES[suite.rule].measure(suite, rewards)
+    draws = draws_of(suite, tree)
+
+    def figure(weights: Weights) -> dict[str, Any]:
+        return {key: None if value != value else value for key, value in figure_of(suite, tree, weights, draws).items()}
+
+    sections, subsets = ({name: figure(weights) for name, weights in every.items()} for every in (tree.sections, _subsets(tree)))
+    return {"rule": suite.rule, "share": tree.share, "items": len(suite.items), "overall": figure(tree.overall), "sections": sections, "subsets": subsets}
+
+
+def _subsets(tree: Tree) -> dict[str, Weights]:
+    """The parts as figures; none where there is only one, which is the figure for all once more."""
+    return {name: {name: 1.0} for name in tree.parts} if len(tree.parts) > 1 else {}
+
+
+def _against(suite: Suite, first: Floats, second: Floats) -> dict[str, Any]:
+    rule = RULES[suite.rule].measure
+    one, two = rule(suite, first), rule(suite, second)
+    clusters, strata = [i.cluster for i in suite.items], [i.subset for i in suite.items]
     differences = {name: (part.rows, two.parts[name].values - part.values) for name, part in one.parts.items() if len(part.rows)}
-    draws = resampled_means(differences, clusters, strata, f"{both.suite.name}/difference")
-    every: dict[str, Weights] = {"overall": one.overall, **one.sections, **{name: {name: 1.0} for name in one.parts}}
+    draws = resampled_means(differences, clusters, strata, f"{suite.name}/difference")
     alone = len(set(clusters)) == len(clusters)
-    tests = {name: _test(one, two, weights, draws, clusters, alone) for name, weights in every.items()}
-    return {"items": len(both.suite.items), "tests": {name: {**test, "holm": p} for (name, test), p in zip(tests.items(), holm([t["p"] for t in tests.values()]), strict=True)}, "changed": _changed(both)}
+    tests = {name: _test(one, two, weights, draws, clusters, alone) for name, weights in {"overall": one.overall, **one.sections, **_subsets(one)}.items()}
+    corrected = holm([test["p"] for test in tests.values()])
+    return {"items": len(suite.items), "tests": {name: {**test, "holm": p} for (name, test), p in zip(tests.items(), corrected, strict=True)}, "changed": _changed(suite, first, second)}
 
 
 def _test(one: Tree, two: Tree, weights: Weights, draws: dict[str, Floats], clusters: Sequence[str], alone: bool) -> dict[str, Any]:
@@ -148,23 +183,26 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _changed(both: Both) -> dict[str, list[dict[str, Any]]]:
-    """Items that only one of the two has right, those where their margins differ most first."""
-    item, better, worse = both.suite.comparisons()
-    margins = []
-    for rewards in (both.first, both.second):
+def _changed(suite: Suite, first: Floats, second: Floats) -> dict[str, list[dict[str, Any]]]:
+    """Items that only one of the two has right, those where their margins differ most first, each with the comparison that the other has most wrong."""
+    item, better, worse = suite.comparisons()
+    margins, closest = [], []
+    for rewards in (first, second):
         finite = rewards[np.isfinite(rewards)]
         spread = (float(finite.std()) if len(finite) else 0.0) or 1.0
         with np.errstate(invalid="ignore"):
             each = (rewards[item, better] - rewards[item, worse]) / spread
-        margin = np.full(len(both.suite.items), np.inf)
-        np.minimum.at(margin, item, np.where(np.isnan(each), -np.inf, each))
+        each = np.where(np.isnan(each), -np.inf, each)
+        margin = np.full(len(suite.items), np.inf)
+        np.minimum.at(margin, item, each)
         margins.append(np.where(np.isposinf(margin), 0.0, margin))
+        order = np.lexsort((each, item))
+        closest.append({int(item[k]): [int(better[k]), int(worse[k])] for k in order[::-1]})
     right = [margin > 0 for margin in margins]
     change = np.abs(np.clip(margins[1], -1e9, 1e9) - np.clip(margins[0], -1e9, 1e9))
     found: dict[str, list[dict[str, Any]]] = {}
-    for direction, flipped in (("gained", right[1] & ~right[0]), ("lost", right[0] & ~right[1])):
+    for direction, flipped, decided in (("gained", right[1] & ~right[0], closest[0]), ("lost", right[0] & ~right[1], closest[1])):
         flips = np.flatnonzero(flipped)
         rows = flips[np.argsort(-change[flips], kind="stable")][:CHANGED]
-        found[direction] = [{"id": both.suite.items[i].id, "subset": both.suite.items[i].subset, "margins": [float(margins[0][i]), float(margins[1][i])], "prompt": both.suite.items[i].prompt, "answers": both.suite.items[i].answers, "gold": list(both.suite.items[i].gold)} for i in rows]
+        found[direction] = [{"id": one.id, "subset": one.subset, "margins": [float(margins[0][i]), float(margins[1][i])], "prompt": one.prompt, "answers": one.answers, "gold": list(one.gold), "decided": decided[int(i)]} for i in rows for one in [suite.items[i]]]
     return found

@@ -18,7 +18,8 @@ from assay.evaluate import baselines
 from assay.evaluate.bias import lean
 from assay.evaluate.calibration import calibrate
 from assay.evaluate.contamination import contamination
-from assay.evaluate.intervals import DRAWS, LEVEL, Floats, interval, resampled_means
+from assay.evaluate.figures import draws_of, figure_of
+from assay.evaluate.intervals import DRAWS, LEVEL, Floats
 from assay.evaluate.model_ranking import model_ranking
 from assay.evaluate.scoring import Scored, default_cache, score_suites
 from assay.evaluate.suite import Suite, Tree, Weights
@@ -65,24 +66,18 @@ def measure(suite: Suite, scored: Scored, scorer: Scorer) -> dict[str, Any]:
     """All that is said of a scorer on a suite: the figures by its rule and the doubts."""
     rule = RULES[suite.rule].measure
     tree, rewards = _tree(suite, scored.rewards), scored.rewards
-    clusters = [item.cluster for item in suite.items]
-    groups = {name: (part.rows, part.values) for name, part in tree.parts.items() if len(part.rows)}
-    draws = resampled_means(groups, clusters, [item.subset for item in suite.items], suite.name)
+    draws = draws_of(suite, tree)
     beside = {"length": baselines.by_length(suite, rule), "probe": baselines.by_surface(suite, rule), "random": baselines.by_lot(suite, rule)}
     ties = tied(suite, rewards)
 
     def figure(name: str, weights: Weights) -> dict[str, Any]:
-        value = tree.value(weights)
         rows = np.unique(np.concatenate([tree.parts[part].rows for part in weights]))
-        together = sum((weight * draws[part] for part, weight in weights.items() if part in draws), np.zeros(DRAWS))
-        prompts = len({clusters[i] for i in rows})
-        made_of = [(weight, tree.parts[part].mean, len({clusters[i] for i in tree.parts[part].rows})) for part, weight in weights.items() if len(tree.parts[part].rows)]
-        low, high = interval(value, together, prompts, tree.share, made_of) if value == value else (value, value)
         others = {key: None if values is None else values[name] for key, values in beside.items()}
-        return {"value": value, "low": low, "high": high, "items": len(rows), "prompts": prompts, "ties": int(ties[rows].sum()), **others}
+        return {**figure_of(suite, tree, weights, draws), "ties": int(ties[rows].sum()), **others}
 
     result = {
         "rule": suite.rule,
+        "hub": suite.hub,
         "share": tree.share,
         "items": len(suite.items),
         "answers": int(suite.there.sum()),

@@ -1,8 +1,9 @@
 """Results in the forms that other tools read: lm-eval, reward-bench, the hub's model card, Markdown and LaTeX."""
 
+import itertools
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from assay import __version__
 from assay.errors import AssayError, did_you_mean
 from assay.evaluate.saved import Saved
-from assay.evaluate.suites import PUBLISHED
+from assay.evaluate.suites import RULES
 from assay.evaluate.suites.pairs import right
 from assay.files import write_json, write_text
 from assay.pairs.schema import answer_text
@@ -25,10 +26,11 @@ def lm_eval(saved: Saved, folder: Path) -> list[Path]:
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     results: dict[str, dict[str, Any]] = {}
     groups, members, counts, versions, metric = {}, {}, {}, {}, {}
+    taken = set(saved.results["suites"])
     for name, suite in saved.results["suites"].items():
         key = "acc" if suite["share"] else "spearman"
         results[name] = {"alias": name, **_measured(suite["overall"], key)}
-        parts = {f"{name}_{_slug(part)}": figure for part, figure in suite["subsets"].items()} if len(suite["subsets"]) > 1 else {}
+        parts = dict(zip(_distinct([f"{name}_{_slug(part)}" for part in suite["subsets"]], taken), suite["subsets"].values(), strict=True)) if len(suite["subsets"]) > 1 else {}
         for task, figure in parts.items():
             results[task] = {"alias": f" - {task}", **_measured(figure, key)}
         if parts:
@@ -56,26 +58,32 @@ def lm_eval(saved: Saved, folder: Path) -> list[Path]:
     }
     paths = [folder / f"results_{stamp}.json"]
     write_json(paths[0], record)
-    for name, suite in saved.suites.items():
-        paths.append(folder / f"samples_{_slug(name)}_{stamp}.jsonl")
-        write_text(paths[-1], "".join(json.dumps(_sample(saved, name, i), ensure_ascii=False) + "\n" for i in range(len(suite.items))))
+    for name, slug in zip(saved.suites, _distinct([_slug(name) for name in saved.suites], set()), strict=True):
+        paths.append(folder / f"samples_{slug}_{stamp}.jsonl")
+        write_text(paths[-1], "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in _samples(saved, name)))
     return paths
 
 
-def _measured(figure: dict[str, Any], key: str) -> dict[str, float]:
-    """The value, and as its standard error a quarter of the 95% interval."""
-    return {f"{key},none": figure["value"], f"{key}_stderr,none": (figure["high"] - figure["low"]) / (2 * 1.959964)}
+def _measured(figure: dict[str, Any], key: str) -> dict[str, float | None]:
+    """The value, and as its standard error a quarter of the 95% interval; null where there is none."""
+    known = figure["value"] is not None
+    return {f"{key},none": figure["value"], f"{key}_stderr,none": (figure["high"] - figure["low"]) / (2 * 1.959964) if known else None}
 
 
-def _sample(saved: Saved, name: str, i: int) -> dict[str, Any]:
-    item = saved.suites[name].items[i]
-    rewards = saved.rewards[name][i][: len(item.answers)]
-    scores = [None if np.isnan(s) else float(s) for s in rewards]
-    gold = [None if np.isnan(g) else g for g in item.gold]
-    rated = np.array(item.gold)
-    better, worse = rewards[rated == np.nanmax(rated)] if np.isfinite(rated).any() else rewards, rewards[rated < np.nanmax(rated)] if np.isfinite(rated).any() else rewards[:0]
-    won = not np.isnan(rewards).any() and len(worse) > 0 and better.max() > worse.max()
-    return {"doc_id": i, "doc": {"id": item.id, "subset": item.subset, "prompt": item.prompt, "answers": item.answers}, "target": gold, "arguments": [], "resps": [[s] for s in scores], "filtered_resps": scores, "acc": float(won)}
+def _samples(saved: Saved, name: str) -> Iterator[dict[str, Any]]:
+    """The items of a suite, each with what the suite's rule makes of it as ``acc``: null where the rule leaves it out, or where the figure is a correlation, which is of no item."""
+    suite, rewards = saved.suites[name], saved.rewards[name]
+    tree = RULES[suite.rule].measure(suite, rewards)
+    sums, weights = np.zeros(len(suite.items)), np.zeros(len(suite.items))
+    for part, weight in tree.overall.items() if tree.share else ():
+        per_item = weight / max(1, len(tree.parts[part].rows))
+        np.add.at(sums, tree.parts[part].rows, per_item * tree.parts[part].values)
+        np.add.at(weights, tree.parts[part].rows, per_item)
+    for i, item in enumerate(suite.items):
+        scores = [_number(score) for score in rewards[i, : len(item.answers)]]
+        acc = float(sums[i] / weights[i]) if weights[i] else None
+        doc = {"id": item.id, "subset": item.subset, "prompt": item.prompt, "answers": item.answers}
+        yield {"doc_id": i, "doc": doc, "target": [_number(g) for g in item.gold], "arguments": [], "resps": [[s] for s in scores], "filtered_resps": scores, "acc": acc}
 
 
 def reward_bench(saved: Saved, folder: Path) -> list[Path]:
@@ -88,14 +96,14 @@ def reward_bench(saved: Saved, folder: Path) -> list[Path]:
     if not two:
         raise AssayError(f"reward-bench's files are of pairs; {', '.join(saved.suites)} have items with another number of answers")
     paths = []
-    for name in two:
+    for name, slug in zip(two, _distinct([_slug(name) for name in two], set()), strict=True):
         suite, rewards = saved.suites[name], saved.rewards[name]
         better = np.argmax(suite.gold, axis=1)
         rows = np.arange(len(better))
         chosen, rejected = rewards[rows, better], rewards[rows, 1 - better]
         results = right(chosen, rejected)
         extra = {part: figure["value"] for part, figure in saved.results["suites"][name]["subsets"].items()}
-        paths += [folder / f"{_slug(name)}.json", folder / f"{_slug(name)}.jsonl"]
+        paths += [folder / f"{slug}.json", folder / f"{slug}.jsonl"]
         write_json(paths[-2], {"accuracy": float(results.mean()), "num_prompts": len(results), "model": saved.results["scorer"], "ref_model": None, "tokenizer": saved.results["scorer"], "chat_template": None, "extra_results": extra})
         lines = []
         for i, item in enumerate(suite.items):
@@ -114,9 +122,14 @@ def model_index(saved: Saved, folder: Path) -> list[Path]:
     results = []
     for name, suite in saved.results["suites"].items():
         kind = "accuracy" if suite["share"] else "spearmanr"
-        data = PUBLISHED.get(suite["rule"], ((name, ""),))[0]
+        hub = suite.get("hub", [])
+        data = {"name": name, "type": hub[0][0] if len({path for path, _ in hub}) == 1 else name}
+        if len(hub) == 1:
+            data["split"] = hub[0][1]
         for label, figure in figures(suite):
-            results.append({"task": {"type": "text-classification", "name": "Reward modelling"}, "dataset": {"name": name, "type": data[0], **({"split": data[1]} if data[1] else {})}, "metrics": [{"type": kind, "name": f"{label.strip()} (95% interval {figure['low']:.3f} to {figure['high']:.3f})", "value": round(figure["value"], 4)}]})
+            if figure["value"] is None:
+                continue
+            results.append({"task": {"type": "text-classification", "name": "Reward modelling"}, "dataset": data.copy(), "metrics": [{"type": kind, "name": f"{label.strip()} (95% interval {figure['low']:.3f} to {figure['high']:.3f})", "value": round(figure["value"], 4)}]})
     path = folder / "model-index.yml"
     write_text(path, yaml.safe_dump({"model-index": [{"name": saved.name, "results": results}]}, sort_keys=False, allow_unicode=True))
     return [path]
@@ -153,6 +166,15 @@ def _line(text: str) -> str:
 def _tex(text: str) -> str:
     named = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", **{c: "\\" + c for c in "&%$#_{}"}}
     return "".join(named.get(c, c) for c in text).replace(" - ", "--")
+
+
+def _distinct(names: Sequence[str], taken: set[str]) -> list[str]:
+    """The names, with a number behind those that are in ``taken``, to which they are added."""
+    found = []
+    for name in names:
+        found.append(next(one for one in itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2))) if one not in taken))
+        taken.add(found[-1])
+    return found
 
 
 def _slug(text: str) -> str:

@@ -50,11 +50,11 @@ def resampled_means(groups: Mapping[str, tuple[Ints, Floats]], clusters: Sequenc
     return {group: table[:, i] for i, group in enumerate(groups)}
 
 
-def interval(value: float, means: Floats, clusters: int, share: bool = True, parts: Sequence[tuple[float, float, int]] = ()) -> tuple[float, float]:
+def interval(value: float, means: Floats, clusters: int, share: bool = True, parts: Sequence[tuple[float, float, int]] = (), strata: Sequence[tuple[float, int]] = ()) -> tuple[float, float]:
     """The 95% interval of a figure from its resampled means.
 
     A share (in [0, 1]) gets the score interval of Wilson (1927) for as many independent trials as would have the bootstrap's variance, with the quantile of Student's t for
-    ``clusters``: unlike the percentile interval it keeps its coverage near 0 and 1. With few clusters of which hardly any fails the bootstrap sees too little; so the
+    the clusters: unlike the percentile interval it keeps its coverage near 0 and 1. With few clusters of which hardly any fails the bootstrap sees too little; so the
     variance is taken as if every part had UNSEEN of a cluster more that is all right and as much that is all wrong. A correlation gets its interval on Fisher's scale.
 
     Args:
@@ -63,15 +63,16 @@ def interval(value: float, means: Floats, clusters: int, share: bool = True, par
         clusters: how many clusters it is made of.
         share: whether it is a share; otherwise a correlation.
         parts: if it is a weighted sum of shares, of each the weight, the value and its clusters.
+        strata: if it is a sum over strata, of each the resampled variance and its clusters, see ``_variance``.
     """
-    variance = float(np.nanvar(means)) * clusters / max(1, clusters - 1)
-    t = _student(clusters - 1)
+    variance, freedom = _variance(means, clusters, strata)
+    t = _student(freedom)
     if not share:
         spread = t * variance**0.5 / max(1e-9, 1 - value * value)
         return float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) - spread)), float(np.tanh(np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) + spread))
     value = float(np.round(value, 9))
     if not 0 <= value <= 1:
-        return mean_interval(value, means, clusters)
+        return mean_interval(value, means, clusters, strata)
     if value in (0.0, 1.0):
         bound = ((1 - LEVEL) / 2) ** (1 / max(1, clusters))  # Clopper and Pearson, 1934
         return (bound, 1.0) if value else (0.0, 1 - bound)
@@ -82,13 +83,27 @@ def interval(value: float, means: Floats, clusters: int, share: bool = True, par
     return wilson(value * trials, trials, t)
 
 
-def mean_interval(value: float, means: Floats, clusters: int) -> tuple[float, float]:
+def mean_interval(value: float, means: Floats, clusters: int, strata: Sequence[tuple[float, int]] = ()) -> tuple[float, float]:
     """The 95% interval of a mean of any scale from its resampled means: t standard errors to either side."""
-    spread = _student(clusters - 1) * (float(np.nanvar(means)) * clusters / max(1, clusters - 1)) ** 0.5
+    variance, freedom = _variance(means, clusters, strata)
+    spread = _student(freedom) * variance**0.5
     return value - spread, value + spread
 
 
-def _student(freedom: int) -> float:
+def _variance(means: Floats, clusters: int, strata: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The variance of a figure, and how many degrees of freedom it has.
+
+    Resampling n clusters shows (n - 1) / n of the variance of their mean. Where a figure is a sum over strata each has its own n, and a small one can have most of the
+    variance; the degrees of freedom are then those of Satterthwaite (1946, Biometrics Bulletin 2).
+    """
+    resampled = float(np.nanvar(means))
+    seen = [(v, n) for v, n in strata if v > 0] or [(resampled or 1.0, clusters)]
+    scaled = [(v * n / max(1, n - 1), max(1, n - 1)) for v, n in seen]
+    whole = sum(v for v, _ in scaled)
+    return resampled * whole / sum(v for v, _ in seen), whole**2 / sum(v**2 / freedom for v, freedom in scaled)
+
+
+def _student(freedom: float) -> float:
     """The 97.5% quantile of Student's t, by the expansion of Cornish and Fisher."""
     z, n = Z, max(freedom, 3)
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)

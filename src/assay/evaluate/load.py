@@ -1,6 +1,7 @@
 """From what a person asks for to a suite: a known name, a file of pairs, or a description of five lines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def load_suite(spec: str, data_root: Path | None = None) -> Suite:
     if colon and rule not in RULES:
         raise AssayError(f"{spec}: there is no rule `{rule}`.{did_you_mean(rule, RULES)} Rules: {', '.join(RULES)}")
     name, rule = (given, rule) if colon else (name, name if name in RULES else "pairs")
-    return _suite(name or Path(path).name.split(".")[0], rule, ((path, "filtered" if rule == "rewardbench" else "test"),), data_root)
+    published = tuple(data for data in PUBLISHED.get(rule, ()) if data[0] == path and not Path(path).exists())
+    return _suite(name or Path(path).name.split(".")[0], rule, published or ((path, "filtered" if rule == "rewardbench" else "test"),), data_root)
 
 
 def load_groups(source: str, gold: str | None = None, split: str = "test", data_root: Path | None = None) -> Suite:
@@ -97,19 +99,24 @@ def _described(path: Path, name: str, data_root: Path | None) -> Suite:
     return _suite(name or said.name, said.rule, ((data, said.split),), data_root, columns)
 
 
-def _suite(name: str, rule: str, data: Iterable[tuple[str, str]], data_root: Path | None, columns: dict[str, str] | None = None) -> Suite:
+def _suite(name: str, rule: str, data: Sequence[tuple[str, str]], data_root: Path | None, columns: dict[str, str] | None = None) -> Suite:
     found: list[Item] = []
     aside: list[dict[str, Any]] = []
     for path, split in data:
         items, left = _pairs(path, split, data_root, columns) if RULES[rule].items is None else _rows(rule, path, split, data_root, columns)
-        found += items
+        found += [_of_split(item, split) for item in items] if len({split for _, split in data}) > 1 else items
         aside += left
     if not found:
         first = f"; the first: {aside[0]['reason']}" if aside else ""
         raise AssayError(f"{name}: no item could be read{first}. What the rule `{rule}` reads: `assay explain {'solution-steps' if rule == 'steps' else rule}`")
-    suite = Suite(name, rule, found, aside)
+    suite = Suite(name, rule, found, aside, hub=[(path, split) for path, split in data if sources.is_hub_id(path) and not Path(path).exists()])
     suite.warnings += RULES[rule].warnings(suite)
     return suite
+
+
+def _of_split(item: Item, split: str) -> Item:
+    """An item that says which split it is of, where a suite reads several."""
+    return replace(item, subset=f"{split}, {item.subset}", about={**item.about, "split": split})
 
 
 def _pairs(path: str, split: str, data_root: Path | None, columns: dict[str, str] | None) -> tuple[list[Item], list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """What an evaluation is made of: items (a prompt and its answers), the suite they form, and the figures a suite's rule asks for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,13 @@ from assay.pairs.messages import Messages
 
 Bools = NDArray[np.bool_]
 Weights = Mapping[str, float]
+OVERALL = "overall"
+"""The name of the figure for all, which no part of it may have."""
+
+
+def set_apart(name: str) -> str:
+    """The name of a part, another one where it has that of the figure for all."""
+    return f"{name} (part)" if name == OVERALL else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,12 @@ class Suite:
     """Rows that could not be read, each with its reason."""
     warnings: list[str] = field(default_factory=list)
     """What a reader of the figures must know about the items."""
+    hub: list[tuple[str, str]] = field(default_factory=list)
+    """The data sets on the hub and their splits that the items are from, as far as they are from there."""
+
+    def __post_init__(self) -> None:
+        if any(item.subset == OVERALL for item in self.items):
+            self.items = [replace(item, subset=set_apart(item.subset)) for item in self.items]
 
     @property
     def width(self) -> int:

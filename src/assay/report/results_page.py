@@ -85,6 +85,8 @@ def _references(result: dict[str, Any]) -> dict[str, Any]:
         if table["rule"] == result["rule"]:
             known = {"overall", *result["sections"], *result["subsets"]}
             places = [i for i, column in enumerate(table["columns"]) if column in known]
+            if not places:
+                break
             rows = {model: [values[i] / 100 if i < len(values) else None for i in places] for model, values in table["rows"].items()}
             return {"reference": {"columns": [table["columns"][i] for i in places], "rows": rows, "source": table["source"]}}
     return {"reference": None}
@@ -158,4 +160,4 @@ def _readable(against: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "prompt": _short("\n".join(m["content"] for m in item["prompt"])), "answers": [_short(answer_text(a)) for a in item["answers"][:2]]}
+    return {**item, "prompt": _short("\n".join(m["content"] for m in item["prompt"])), "answers": [_short(answer_text(item["answers"][j])) for j in item["decided"]]}

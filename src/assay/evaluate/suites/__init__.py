@@ -40,7 +40,7 @@ class Rule:
 
 RULES = {
     "pairs": Rule(pairs.__doc__ or "", pairs.measure),
-    "best-of-n": Rule(best_of_n.__doc__ or "", best_of_n.measure, groups.items),
+    "best-of-n": Rule(best_of_n.__doc__ or "", best_of_n.measure, groups.items, best_of_n.warnings),
     "rewardbench": Rule(rewardbench.__doc__ or "", rewardbench.measure, None, rewardbench.warnings),
     "rewardbench2": Rule(rewardbench2.__doc__ or "", rewardbench2.measure, rewardbench2.items, rewardbench2.warnings),
     "rm-bench": Rule(rm_bench.__doc__ or "", rm_bench.measure, rm_bench.items, rm_bench.warnings),

@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.evaluate.intervals import Floats
-from assay.evaluate.suite import Item, Suite, Tree, by_items
+from assay.evaluate.suite import Item, Suite, Tree, by_items, equally
 from assay.evaluate.suites.pairs import by_subset
 from assay.evaluate.suites.raw import answer, get, text
 from assay.pairs.messages import Aside, prompt_of
@@ -44,18 +44,24 @@ def category(source: str) -> str:
 
 
 def measure(suite: Suite, scores: Floats) -> Tree:
-    """The share of right verdicts by source; over all pairs (micro); and the plain mean of the sources (macro)."""
+    """The share of right verdicts by source; over all pairs (micro); and the plain mean of the sources (macro), of each split by itself where both are there."""
     with np.errstate(invalid="ignore"):
         says_a = scores[:, 0] > scores[:, 1]
     values = (says_a == (suite.gold[:, 0] == 1)).astype(float)
     values[np.isnan(scores[:, :2]).any(axis=1)] = 0.0  # a failure is no verdict for B
     parts = by_subset(suite, values)
-    return Tree(parts, {"macro average": {name: 1 / len(parts) for name in parts}}, by_items(parts))
+    splits = _splits(suite)
+    return Tree(parts, {f"{split}macro average": equally([name for name in parts if splits[name] == split]) for split in sorted(set(splits.values()))}, by_items(parts))
+
+
+def _splits(suite: Suite) -> dict[str, str]:
+    """For each subset the beginning of its name, which says its split where several are there."""
+    return {item.subset: f"{item.about['split']}, " if "split" in item.about else "" for item in suite.items}
 
 
 def warnings(suite: Suite) -> list[str]:
-    """Which of the four sources are missing."""
-    missing = [name for name in SOURCES if name not in suite.subsets]
+    """Which of the four sources are missing, of each split."""
+    missing = [split + name for split in sorted(set(_splits(suite).values())) for name in SOURCES if split + name not in suite.subsets]
     return [f"JudgeBench has no pair of {', '.join(missing)}; its figures are of the other sources and not comparable with published ones"] if missing else []
 
 

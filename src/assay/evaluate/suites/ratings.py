@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from assay.evaluate.intervals import Floats
-from assay.evaluate.suite import Item, Part, Suite, Tree, equally
+from assay.evaluate.suite import Item, Part, Suite, Tree, equally, set_apart
 from assay.evaluate.suites.raw import answer, get, number
 from assay.pairs.messages import Aside, check_prompt, helpsteer_prompt, messages
 from assay.pairs.ratings import PREFIX
@@ -48,7 +48,7 @@ def measure(suite: Suite, scores: Floats) -> Tree:
     for name in attributes(suite):
         rows = np.array([i for i, item in enumerate(suite.items) if name in item.about["ratings"]])
         rated = np.array([suite.items[i].about["ratings"][name] for i in rows])
-        parts[name] = Part(rows, spearman_terms(scores[rows, 0], rated))
+        parts[set_apart(name)] = Part(rows, spearman_terms(scores[rows, 0], rated))
     return Tree(parts, {}, equally(list(parts)), share=False)
 
 
