@@ -627,6 +627,8 @@ def test_the_splits_of_judgebench_are_measured_apart(tmp_path: Path) -> None:
     suite = load_suite("judgebench", tmp_path)
     found = RULES["judgebench"].measure(suite, np.array([[1.0, 0.0], [1.0, 0.0]])).values()
     assert found == {"gpt, mmlu-pro": 1, "claude, livebench-math": 0, "gpt, macro average": 1, "claude, macro average": 0, "overall": 0.5}
+    (missing,) = RULES["judgebench"].warnings(suite)
+    assert missing.startswith("JudgeBench has no pair of mmlu-pro (claude), livebench-reasoning (claude), livecodebench (claude), livebench-reasoning (gpt), livebench-math (gpt), livecodebench (gpt);")
 
 
 @pytest.mark.parametrize("rule", ["judgebench", "rm-bench", "rewardbench", "ppe-preference"])

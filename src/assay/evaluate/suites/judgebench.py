@@ -61,7 +61,7 @@ def _splits(suite: Suite) -> dict[str, str]:
 
 def warnings(suite: Suite) -> list[str]:
     """Which of the four sources are missing, of each split."""
-    missing = [split + name for split in sorted(set(_splits(suite).values())) for name in SOURCES if split + name not in suite.subsets]
+    missing = [f"{name} ({split.rstrip(', ')})" if split else name for split in sorted(set(_splits(suite).values())) for name in SOURCES if split + name not in suite.subsets]
     return [f"JudgeBench has no pair of {', '.join(missing)}; its figures are of the other sources and not comparable with published ones"] if missing else []
 
 
