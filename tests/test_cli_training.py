@@ -142,6 +142,23 @@ def test_training_on_given_pairs(recipe: Path, make_pairs: Make, tmp_path: Path,
     assert f"checkpoint: {tmp_path / 'out' / 'checkpoint'}" in capsys.readouterr().out
 
 
+def test_given_pairs_leave_out_the_rated_answers_that_the_curation_dropped(tiny_encoder: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 prompts with two answers 5 are dropped, and 3 with a single answer make no pair and stay. No process waits for what another writes."""
+    rows = [{"prompt": f"ask {i}?", "response": f"{word} {i}", "helpfulness": rating, "subset": "no" if i < 5 else "yes"} for i in range(20) for word, rating in (("yes", 4), ("no", 1))]
+    rows += [{"prompt": f"alone {i}?", "response": "yes", "helpfulness": 3, "subset": "yes"} for i in range(3)]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"model": str(tiny_encoder), "max_length": 96, "max_steps": 2, "batch_size": 8, "validation": 0, "attributes": ["helpfulness"]}
+    recipe = {"name": "rated", "sources": [{"path": "ratings.jsonl", "rule": "all"}], "curate": [{"kind": "filter", "column": "subset", "values": ["yes"]}], "train": settings}
+    (tmp_path / "rated.yaml").write_text(yaml.safe_dump(recipe))
+    plan = ["train", str(tmp_path / "rated.yaml"), "--dry-run", "-o"]
+    assert run_app([*plan, str(tmp_path / "curated")]) == 0
+    assert capsys.readouterr().out.startswith("33 rows to train on")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_app([*plan, str(tmp_path / "given"), "--pairs", str(tmp_path / "curated" / "curate" / "kept.parquet")]) == 0
+    assert capsys.readouterr().out.startswith("33 rows to train on")
+
+
 def test_soup(checkpoints: list[Path], tmp_path: Path, capsys: Captured) -> None:
     start, *runs = map(str, checkpoints)
     assert run_app(["soup", *runs, "-o", str(tmp_path / "plain")]) == 0
