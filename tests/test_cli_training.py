@@ -19,7 +19,9 @@ from assay.files import read_json, write_parquet
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
 from assay.model.reward_model import from_backbone
+from assay.recipes.recipe import load_recipe
 from assay.train.config import LoraConfig, LossConfig
+from assay.train.train import train
 
 Make = Callable[..., pl.DataFrame]
 Captured = pytest.CaptureFixture[str]
@@ -157,6 +159,16 @@ def test_given_pairs_leave_out_the_rated_answers_that_the_curation_dropped(tiny_
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_app([*plan, str(tmp_path / "given"), "--pairs", str(tmp_path / "curated" / "curate" / "kept.parquet")]) == 0
     assert capsys.readouterr().out.startswith("33 rows to train on")
+
+
+def test_an_epoch_from_the_command_line_is_as_many_steps_as_from_python(recipe: Path, make_pairs: Make, tmp_path: Path) -> None:
+    """The last step of an epoch, of few pairs, is one too."""
+    write_parquet(tmp_path / "given.parquet", make_pairs(20))
+    changes = ["first=null", "train.only=null", "train.max_steps=null", "train.epochs=1", "train.batch_size=16", "train.validation=0"]
+    assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--pairs", str(tmp_path / "given.parquet"), *(part for change in changes for part in ("--set", change))]) == 0
+    config = load_recipe(str(recipe), changes)[0].train
+    train(make_pairs(20), config, tmp_path / "python")
+    assert read_json(tmp_path / "out" / "checkpoint" / "manifest.json")["steps"] == read_json(tmp_path / "python" / "checkpoint" / "manifest.json")["steps"] == 2
 
 
 def test_soup(checkpoints: list[Path], tmp_path: Path, capsys: Captured) -> None:

@@ -271,8 +271,13 @@ def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:
     """``config`` with its number of steps written out, so that every arm takes as many as the curated set asks for."""
     if config.max_steps or curated.height == 0:
         return config
-    seen = curated.height * (1 - config.validation)
-    return config.model_copy(update={"max_steps": max(1, round(config.epochs * seen / config.batch_size))})
+    try:
+        from assay.train.examples import split
+        from assay.train.train import steps_for
+    except ImportError:
+        raise MissingExtra("training", "train") from None
+    seen, _ = split(curated, config.validation)
+    return config.model_copy(update={"max_steps": steps_for(seen.height, config)})
 
 
 def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen, arm: str, ray: int | None = None) -> dict[str, Any]:
