@@ -23,6 +23,7 @@ from test_more_training import (
 import assay.train.trainer as trainer
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
+from assay.train import train as module
 from assay.train.train import train
 
 
@@ -129,3 +130,14 @@ def test_6_a_step_of_one_pair_in_two_processes_with_a_term_of_the_step(loss: dic
 
 def test_7_fsdp_with_a_term_of_the_step_and_other_numbers_of_parts(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     assert in_two_processes(make_pairs(52), config(tiny_decoder, fsdp=True, loss={"sum_to_zero": 0.1}, batch_size=7, tokens_per_batch=64, max_steps=8, validation=0), tmp_path) == 0
+
+
+def out_of_memory(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("where", ["RewardTrainer", "_measured"])
+def test_8_memory_that_runs_out_before_and_after_the_steps_is_told(where: str, tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, where, out_of_memory)
+    with pytest.raises(AssayError, match=r"^out of memory\. The result stays the same if you halve train\.tokens_per_batch .*; or set train\.gradient_checkpointing to true\. LoRA .* gives another model"):
+        train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0), tmp_path)

@@ -1,7 +1,8 @@
 """The verb ``train``: pairs or rated answers in, a checkpoint with its contract out."""
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if processes.is_main_process:
         start_over(work, print_)
     processes.wait_for_everyone()
+    with _memory_guarded(config):
+        _fit(seen, held_out, config, processes, folder, progress, name, print_)
+    processes.wait_for_everyone()
+    return result
+
+
+def _fit(seen: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, processes: PartialState, folder: Path, progress: Progress | None, name: str, print_: str) -> None:
+    """Train on the rows ``seen``, from where an earlier call was, to a checkpoint that has been measured."""
+    work = folder / "work"
     precision = precision_of(config.precision, processes.device)
     reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
@@ -82,10 +92,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if processes.device.type == "cpu":
         keep_freed()
     start = last_complete(work, steps, keep=not processes.is_main_process)
-    try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    except RuntimeError as error:
-        raise _out_of_memory(error, config) from None
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
     if config.fsdp:
         reward_model.model = whole_weights(trainer.model, reward_model.model, processes.process_index)
     if processes.is_main_process:
@@ -93,8 +100,6 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
             reward_model.model = merge(adapted, work / "adapter")
         about = {"fingerprint": print_, "layout": network.layout, "processes": processes.num_processes, "pairs": seen.height, "truncated_pairs": truncated, "steps": trainer.state.global_step}
         _finish(reward_model, seen, held_out, config, precision, name, about, folder, adapter=adapted is not None)
-    processes.wait_for_everyone()
-    return result
 
 
 def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
@@ -142,16 +147,20 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     return Network(model, reward_model.tokenizer.pad_token_id, layout, flex=config.attention == "flex_attention"), adapted
 
 
-def _out_of_memory(error: RuntimeError, config: TrainConfig) -> Exception:
-    """What to do where memory ran out; any other error as it is."""
-    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
-        return error
-    advice = [f"halve train.tokens_per_batch (now {config.tokens_per_batch:,})"]
-    if not config.gradient_checkpointing:
-        advice.append("set train.gradient_checkpointing to true")
-    if not config.lora:
-        advice.append("train with LoRA (`--set train.lora={}`)")
-    return AssayError(f"out of memory. The result stays the same if you {advice[0]}" + "".join(f"; or {a}" for a in advice[1:]) + f". One conversation may have train.max_length = {config.max_length:,} tokens.")
+@contextlib.contextmanager
+def _memory_guarded(config: TrainConfig) -> Iterator[None]:
+    """Say what to do where memory runs out; any other error stays as it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        advice = f"The result stays the same if you halve train.tokens_per_batch (now {config.tokens_per_batch:,})"
+        if not config.gradient_checkpointing:
+            advice += "; or set train.gradient_checkpointing to true"
+        if not config.lora:
+            advice += ". LoRA (`--set train.lora={}`) takes less memory, but gives another model"
+        raise AssayError(f"out of memory. {advice}. One conversation may have train.max_length = {config.max_length:,} tokens.") from None
 
 
 def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
