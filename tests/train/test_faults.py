@@ -141,3 +141,11 @@ def test_8_memory_that_runs_out_before_and_after_the_steps_is_told(where: str, t
     monkeypatch.setattr(module, where, out_of_memory)
     with pytest.raises(AssayError, match=r"^out of memory\. The result stays the same if you halve train\.tokens_per_batch .*; or set train\.gradient_checkpointing to true\. LoRA .* gives another model"):
         train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0), tmp_path)
+
+
+@pytest.mark.parametrize("attributes", [[], ["helpful"]])
+def test_9_a_last_step_that_spoils_the_weights_leaves_no_checkpoint(attributes: list[str], tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    rows = rated_answers(20) if attributes else make_pairs(20)
+    with pytest.raises(AssayError, match=r"after the last step the rewards are no numbers any more\. Lower train\.learning_rate"):
+        train(rows, config(tiny_encoder, attributes=attributes, learning_rate=1e30, warmup=0, max_steps=1, validation=0), tmp_path)
+    assert not (tmp_path / "checkpoint").exists()

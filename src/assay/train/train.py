@@ -105,6 +105,7 @@ def _fit(seen: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, proces
 def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
     """Measure the model and write its checkpoint; the unfinished work goes."""
     work = folder / "work"
+    _check_numbers(reward_model, rows, config, precision)
     manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / "metrics.jsonl")}
     measured = _measured(reward_model, held_out, config, precision, name, manifest)
     result = folder / "checkpoint"
@@ -112,6 +113,18 @@ def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFram
     write_hashes(result, rows["prompt"].to_list())
     write_text(result / card.FILE, card.model_card(result))
     shutil.rmtree(work)
+
+
+def _check_numbers(reward_model: RewardModel, rows: pl.DataFrame, config: TrainConfig, precision: str) -> None:
+    """Stop where the last step spoilt the weights: a loss, which is looked at before its step, cannot tell.
+
+    Raises:
+        AssayError: it did.
+    """
+    weights = all(bool(torch.isfinite(weight).all()) for weight in reward_model.model.parameters())
+    scores = ratings_by if config.attributes else score_sides
+    if not weights or not np.isfinite(scores(reward_model, rows.head(1), precision, config.tokens_per_batch)).all():
+        raise AssayError("after the last step the rewards are no numbers any more. Lower train.learning_rate, or set train.precision to fp32.")
 
 
 def steps_for(rows: int, config: TrainConfig) -> int:
