@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_more_training import (
     Example,
@@ -149,3 +150,11 @@ def test_9_a_last_step_that_spoils_the_weights_leaves_no_checkpoint(attributes: 
     with pytest.raises(AssayError, match=r"after the last step the rewards are no numbers any more\. Lower train\.learning_rate"):
         train(rows, config(tiny_encoder, attributes=attributes, learning_rate=1e30, warmup=0, max_steps=1, validation=0), tmp_path)
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("wish", [{"keep_best": True}, {"patience": 2}])
+def test_10_the_best_measurement_is_not_asked_for_where_nothing_is_measured_on(wish: dict[str, Any], tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="need a held-out part to measure on, but validation is 0"):
+        config(tiny_decoder, evaluate_every=2, validation=0, **wish)
+    with pytest.raises(AssayError, match=r"of 20 rows train\.validation = 1e-06 holds out none; raise it"):
+        train(make_pairs(20), config(tiny_decoder, evaluate_every=2, validation=1e-6, **wish), tmp_path)

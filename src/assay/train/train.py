@@ -68,6 +68,8 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     seen, held_out = split(rows, config.validation)
     if seen.height == 0:
         raise AssayError(f"nothing to train on: {rows.height} {'rated answers' if config.attributes else 'pairs'}, {held_out.height} of them held out (train.validation is {config.validation})")
+    if (config.keep_best or config.patience) and held_out.height == 0:
+        raise AssayError(f"train.keep_best and train.patience need a held-out part to measure on, but of {rows.height} rows train.validation = {config.validation} holds out none; raise it")
     if processes.is_main_process:
         start_over(work, print_)
     processes.wait_for_everyone()
