@@ -20,6 +20,7 @@ from test_more_training import (
     rated_answers,
     rating,
 )
+from transformers import TrainerCallback
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
@@ -158,3 +159,37 @@ def test_10_the_best_measurement_is_not_asked_for_where_nothing_is_measured_on(w
         config(tiny_decoder, evaluate_every=2, validation=0, **wish)
     with pytest.raises(AssayError, match=r"of 20 rows train\.validation = 1e-06 holds out none; raise it"):
         train(make_pairs(20), config(tiny_decoder, evaluate_every=2, validation=1e-6, **wish), tmp_path)
+
+
+class Tracking(TrainerCallback):
+    """Writes where transformers lets TensorBoard write: a folder for each start."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.file = Path(args.output_dir) / "runs" / f"from {state.global_step}" / "events"
+        self.file.parent.mkdir(parents=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.file.write_text(f"to {state.global_step}")
+
+
+def test_11_what_the_steps_wrote_down_outlives_the_work(tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "tensorboard", Tracking)
+    settings = config(tiny_decoder, max_steps=6, save_every=2, validation=0, report_to=["tensorboard"])
+    with pytest.raises(Killed):
+        train(make_pairs(40), settings, tmp_path, progress=killed_at(3))
+    train(make_pairs(40), settings, tmp_path)
+    assert not (tmp_path / "work").exists()
+    assert [line["step"] for line in trainer.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["from 0", "from 2"]
+    assert (tmp_path / "runs" / "from 2" / "events").read_text() == "to 6"
+
+
+def missing() -> None:
+    raise RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`.")
+
+
+@pytest.mark.parametrize(("name", "says"), [("wandb", r"the tracker `wandb` cannot be used \(.*pip install wandb"), ("wandbb", "there is no tracker `wandbb`. Did you mean `wandb`")])
+def test_11_a_tracker_that_is_not_there_is_named(name: str, says: str, tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "wandb", missing)
+    with pytest.raises(AssayError, match=says):
+        train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0, report_to=[name]), tmp_path)

@@ -113,7 +113,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     """Seed of the head's first values and of the order of the pairs."""
     report_to: list[str] = []
-    """Trackers of `transformers.Trainer` to log to as well: tensorboard, wandb, trackio. `metrics.jsonl` is always written."""
+    """Trackers of `transformers.Trainer` to log to as well: tensorboard (in the folder `runs`), wandb, trackio. `metrics.jsonl` is always written."""
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -30,8 +30,10 @@ from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, r2_intervals, ratings_by, ratings_of, score_sides
 from assay.train.sharded import share_out, whole_weights
-from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics
+from assay.train.trainer import METRICS, RewardTrainer, callbacks, last_complete, read_metrics
 
+RUNS = "runs"
+"""Where transformers lets TensorBoard write."""
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps in all, latest metrics)."""
 
@@ -108,13 +110,21 @@ def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFram
     """Measure the model and write its checkpoint; the unfinished work goes."""
     work = folder / "work"
     _check_numbers(reward_model, rows, config, precision)
-    manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / "metrics.jsonl")}
+    manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / METRICS)}
     measured = _measured(reward_model, held_out, config, precision, name, manifest)
     result = folder / "checkpoint"
+    _keep_logs(work, folder)
     checkpoint.save(reward_model, result, measured=measured, manifest=manifest, adapter=work / "adapter" if adapter else None)
     write_hashes(result, rows["prompt"].to_list())
     write_text(result / card.FILE, card.model_card(result))
     shutil.rmtree(work)
+
+
+def _keep_logs(work: Path, folder: Path) -> None:
+    """Copy what the steps wrote down, TensorBoard's files too, out of the work that goes. Before the checkpoint: once that is there, nothing more is done."""
+    write_text(folder / METRICS, (work / METRICS).read_text(encoding="utf-8"))
+    if (work / RUNS).is_dir():
+        shutil.copytree(work / RUNS, folder / RUNS, dirs_exist_ok=True)
 
 
 def _check_numbers(reward_model: RewardModel, rows: pl.DataFrame, config: TrainConfig, precision: str) -> None:
