@@ -26,7 +26,7 @@ import assay.train.trainer as trainer
 from assay.errors import AssayError
 from assay.pairs.schema import from_rows
 from assay.train import train as module
-from assay.train.train import train
+from assay.train.train import read_manifest, train
 
 
 class Killed(Exception):
@@ -193,3 +193,35 @@ def test_11_a_tracker_that_is_not_there_is_named(name: str, says: str, tiny_deco
     monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "wandb", missing)
     with pytest.raises(AssayError, match=says):
         train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0, report_to=[name]), tmp_path)
+
+
+@pytest.mark.parametrize("at", [11, 12])
+def test_12_patience_that_ran_out_has_run_out_when_resumed(at: int, tiny_encoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best is measured at step 6; killed between the two measurements after it, and when it had stopped at the second."""
+    made_up = dict(zip([3, 6, 9, 12, 15, 18], [0.5, 0.9, 0.7, 0.8, 0.6, 0.95], strict=True))
+    measured: list[int] = []
+
+    def evaluate(self: Any, *_: Any, **__: Any) -> dict[str, float]:
+        measured.append(self.state.global_step)
+        metrics = {"eval_accuracy": made_up[self.state.global_step]}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    monkeypatch.setattr(trainer.RewardTrainer, "evaluate", evaluate)
+    settings = config(tiny_encoder, max_steps=18, evaluate_every=3, patience=2)
+    whole = train(make_pairs(60), settings, tmp_path / "whole")
+    assert measured == [3, 6, 9, 12]
+    with pytest.raises(Killed), monkeypatch.context() as once:
+        once.setattr(module, "_finish", killed)
+        train(make_pairs(60), settings, tmp_path / "killed", progress=killed_at(at) if at < 12 else None)
+    measured.clear()
+    assert same(whole, train(make_pairs(60), settings, tmp_path / "killed"))
+    assert measured == [12]
+    assert read_manifest(tmp_path / "killed")["steps"] == 12
+    lines, resumed = (trainer.read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert [line["step"] for line in resumed] == [line["step"] for line in lines]
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed

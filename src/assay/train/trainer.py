@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from assay.errors import AssayError, did_you_mean
@@ -262,6 +263,7 @@ def arguments(config: TrainConfig, folder: Path, steps: int, *, with_evaluation:
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # there are none but tables of positions
+        restore_callback_states_from_checkpoint=True,  # how many measurements were no better
         report_to="none",  # its trackers are among our callbacks
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -315,17 +317,22 @@ class MarkComplete(TrainerCallback):
 def last_complete(folder: Path, steps: int, *, keep: bool = False) -> Path | None:
     """The newest checkpoint that was written to its end and after which there is a step to go; half-written ones and that of the last step are removed, unless another process does so (``keep``).
 
-    From the last of all ``steps`` the Trainer would take one more, where it is not the end of an epoch.
+    From the last of all ``steps`` the Trainer would take one more, where it is not the end of an epoch; and from one at which patience ran out it would go on to the next measurement.
     """
     best: tuple[int, Path] | None = None
     for path in folder.glob("checkpoint-*"):
         step = int(path.name.rsplit("-", 1)[1])
-        if not (path / COMPLETE).is_file() or step >= steps:
+        if not (path / COMPLETE).is_file() or step >= steps or _stopped(path):
             if not keep:
                 shutil.rmtree(path)
         elif best is None or step > best[0]:
             best = (step, path)
     return best[1] if best else None
+
+
+def _stopped(checkpoint: Path) -> bool:
+    """Whether the training ended at this checkpoint."""
+    return bool(read_json(checkpoint / TRAINER_STATE_NAME)["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
 
 
 def callbacks(config: TrainConfig, folder: Path, with_evaluation: bool, more: list[TrainerCallback]) -> list[TrainerCallback]:
