@@ -1,5 +1,6 @@
 """Faults that training once had: each was found by a test that failed."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,10 +21,15 @@ from test_more_training import (
     rated_answers,
     rating,
 )
-from transformers import TrainerCallback
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel, TrainerCallback
+from transformers import modeling_flash_attention_utils as flash
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
+from assay.model.doctor import examine
+from assay.model.network import use_attention
 from assay.pairs.schema import from_rows
 from assay.train import train as module
 from assay.train.train import read_manifest, train
@@ -212,9 +218,10 @@ def test_12_patience_that_ran_out_has_run_out_when_resumed(at: int, tiny_encoder
     settings = config(tiny_encoder, max_steps=18, evaluate_every=3, patience=2)
     whole = train(make_pairs(60), settings, tmp_path / "whole")
     assert measured == [3, 6, 9, 12]
-    with pytest.raises(Killed), monkeypatch.context() as once:
+    with monkeypatch.context() as once:
         once.setattr(module, "_finish", killed)
-        train(make_pairs(60), settings, tmp_path / "killed", progress=killed_at(at) if at < 12 else None)
+        with pytest.raises(Killed):
+            train(make_pairs(60), settings, tmp_path / "killed", progress=killed_at(at) if at < 12 else None)
     measured.clear()
     assert same(whole, train(make_pairs(60), settings, tmp_path / "killed"))
     assert measured == [12]
@@ -225,3 +232,32 @@ def test_12_patience_that_ran_out_has_run_out_when_resumed(at: int, tiny_encoder
 
 def killed(*_: Any, **__: Any) -> None:
     raise Killed
+
+
+def by_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int, softmax_scale: float | None = None, causal: bool = False) -> Tensor:
+    """What FlashAttention's variable-length kernel computes: [tokens, heads, size], each sequence by itself."""
+    assert causal
+    found = [scaled_dot_product_attention(*(t[at:end].transpose(0, 1) for t in (q, k, v)), is_causal=True, scale=softmax_scale, enable_gqa=True) for at, end in itertools.pairwise(cu_seqlens_q.tolist())]
+    return torch.cat(found, dim=1).transpose(0, 1)
+
+
+def test_13_flash_attention_trains_the_same_model_and_is_left_before_it_is_measured(tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is replaced, and so are the checks that it is there; what transformers does before and after it is not."""
+    functions = (None, by_sequence, None, None, None), (flash._lazy_define_process_function(by_sequence), dict)
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: functions)
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", lambda _, wish, **__: wish or "sdpa")
+    settings, networked, used = config(tiny_decoder, layout="packed", max_steps=6, evaluate_every=3), module.networked, []
+
+    def flashing(reward_model: Any, given: Any) -> Any:
+        made = networked(reward_model, given)
+        use_attention(reward_model.model, "flash_attention_2")
+        used.append(reward_model)
+        return made
+
+    plain = train(make_pairs(40), settings, tmp_path / "plain")
+    monkeypatch.setattr(module, "networked", flashing)
+    other = train(make_pairs(40), settings, tmp_path / "flash")
+    one, two = (load_file(folder / "model.safetensors") for folder in (plain, other))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-4) for name in one)
+    assert used[0].model.config._attn_implementation == "assay"
+    assert [finding.detail for finding in examine(other) if not finding.ok] == []

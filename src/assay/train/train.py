@@ -16,7 +16,7 @@ from assay.allocator import keep_freed
 from assay.errors import AssayError
 from assay.evaluate.calibration import temperature
 from assay.evaluate.contamination import write_hashes
-from assay.files import MANIFEST, fingerprint, is_done, read_json, start_over, write_text
+from assay.files import MANIFEST, fingerprint, first_line, is_done, read_json, start_over, write_text
 from assay.model import checkpoint
 from assay.model.backbones import locate
 from assay.model.network import Network, layout_for, use_attention
@@ -88,6 +88,7 @@ def _fit(seen: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, proces
     reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
     steps = steps_for(seen.height, config)
+    attention = reward_model.model.config._attn_implementation
     network, adapted = networked(reward_model, config)
     if config.fsdp:
         share_out(network.to(processes.device))
@@ -102,6 +103,7 @@ def _fit(seen: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, proces
     if processes.is_main_process:
         if adapted is not None:
             reward_model.model = merge(adapted, work / "adapter")
+        use_attention(reward_model.model, attention)  # what is measured and promised is scored as anybody will score
         about = {"fingerprint": print_, "layout": network.layout, "processes": processes.num_processes, "pairs": seen.height, "truncated_pairs": truncated, "steps": trainer.state.global_step}
         _finish(reward_model, seen, held_out, config, precision, name, about, folder, adapter=adapted is not None)
 
@@ -160,7 +162,10 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     if config.attention:
         if not torch.cuda.is_available():
             raise AssayError(f"train.attention is {config.attention}, which needs a GPU; leave it out")
-        use_attention(model, config.attention)
+        try:
+            use_attention(model, config.attention)
+        except (ImportError, ValueError) as error:
+            raise AssayError(f"train.attention is {config.attention}, which cannot be used here ({first_line(error)})") from None
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = None
