@@ -19,7 +19,9 @@ from assay.files import read_json, write_parquet
 from assay.model import checkpoint, contract
 from assay.model.doctor import examine
 from assay.model.reward_model import from_backbone
+from assay.recipes.recipe import load_recipe
 from assay.train.config import LoraConfig, LossConfig
+from assay.train.train import train
 
 Make = Callable[..., pl.DataFrame]
 Captured = pytest.CaptureFixture[str]
@@ -140,6 +142,33 @@ def test_training_on_given_pairs(recipe: Path, make_pairs: Make, tmp_path: Path,
     assert manifest["pairs"] + manifest["held_out"] == 16
     assert not (tmp_path / "out" / "read").exists()
     assert f"checkpoint: {tmp_path / 'out' / 'checkpoint'}" in capsys.readouterr().out
+
+
+def test_given_pairs_leave_out_the_rated_answers_that_the_curation_dropped(tiny_encoder: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 prompts with two answers 5 are dropped, and 3 with a single answer make no pair and stay. No process waits for what another writes."""
+    rows = [{"prompt": f"ask {i}?", "response": f"{word} {i}", "helpfulness": rating, "subset": "no" if i < 5 else "yes"} for i in range(20) for word, rating in (("yes", 4), ("no", 1))]
+    rows += [{"prompt": f"alone {i}?", "response": "yes", "helpfulness": 3, "subset": "yes"} for i in range(3)]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"model": str(tiny_encoder), "max_length": 96, "max_steps": 2, "batch_size": 8, "validation": 0, "attributes": ["helpfulness"]}
+    recipe = {"name": "rated", "sources": [{"path": "ratings.jsonl", "rule": "all"}], "curate": [{"kind": "filter", "column": "subset", "values": ["yes"]}], "train": settings}
+    (tmp_path / "rated.yaml").write_text(yaml.safe_dump(recipe))
+    plan = ["train", str(tmp_path / "rated.yaml"), "--dry-run", "-o"]
+    assert run_app([*plan, str(tmp_path / "curated")]) == 0
+    assert capsys.readouterr().out.startswith("33 rows to train on")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_app([*plan, str(tmp_path / "given"), "--pairs", str(tmp_path / "curated" / "curate" / "kept.parquet")]) == 0
+    assert capsys.readouterr().out.startswith("33 rows to train on")
+
+
+def test_an_epoch_from_the_command_line_is_as_many_steps_as_from_python(recipe: Path, make_pairs: Make, tmp_path: Path) -> None:
+    """The last step of an epoch, of few pairs, is one too."""
+    write_parquet(tmp_path / "given.parquet", make_pairs(20))
+    changes = ["first=null", "train.only=null", "train.max_steps=null", "train.epochs=1", "train.batch_size=16", "train.validation=0"]
+    assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--pairs", str(tmp_path / "given.parquet"), *(part for change in changes for part in ("--set", change))]) == 0
+    config = load_recipe(str(recipe), changes)[0].train
+    train(make_pairs(20), config, tmp_path / "python")
+    assert read_json(tmp_path / "out" / "checkpoint" / "manifest.json")["steps"] == read_json(tmp_path / "python" / "checkpoint" / "manifest.json")["steps"] == 2
 
 
 def test_soup(checkpoints: list[Path], tmp_path: Path, capsys: Captured) -> None:

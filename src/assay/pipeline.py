@@ -5,6 +5,7 @@ a run goes on where it was killed, and a finished one is only opened.
 """
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def account_line(account: dict[str, Any]) -> str:
 
 
 def train_stage(
-    recipe: Recipe, base: Path, folder: Path, rows: pl.DataFrame, pairs: Path, *, data_root: Path | None = None, screen: Screen | None = None, arm: str = "curated", like: pl.DataFrame | None = None, ray: int | None = None
+    recipe: Recipe, base: Path, folder: Path, rows: pl.DataFrame, pairs: Path | None, *, data_root: Path | None = None, screen: Screen | None = None, arm: str = "curated", like: pl.DataFrame | None = None, ray: int | None = None
 ) -> dict[str, Any]:
     """Train by the recipe on the pairs ``rows``, or on the rated answers of its sources without the prompts of which no pair is left; the manifest.
 
@@ -211,34 +212,34 @@ def train_stage(
         recipe, base: see ``load_recipe``.
         folder: where to; the checkpoint is ``folder/checkpoint``.
         rows: pairs that were kept of the table ``pairs``.
-        pairs: the file of all pairs that were read.
+        pairs: the file of all pairs that were read; without it they are read again where rated answers are trained on.
         like: take as many steps as these pairs ask for.
         ray: train in so many processes of a Ray cluster.
     """
     screen = screen or Quiet()
     config = recipe.train
     if recipe.first:
-        given = _rows_for(recipe.first, recipe, base, rows, pairs, data_root, screen)
+        given = _rows_for(recipe.first, recipe, base, folder, rows, pairs, data_root, screen)
         _train(given, recipe.first, folder / "first", screen, f"{arm}, first", ray)
         config = config.model_copy(update={"model": str((folder / "first" / "checkpoint").resolve())})
-    given = _rows_for(config, recipe, base, rows, pairs, data_root, screen)
-    steps_by = given if like is None else _rows_for(config, recipe, base, like, pairs, data_root, screen)
+    given = _rows_for(config, recipe, base, folder, rows, pairs, data_root, screen)
+    steps_by = given if like is None else _rows_for(config, recipe, base, folder, like, pairs, data_root, screen)
     return _train(given, _same_steps(config, steps_by), folder, screen, arm, ray)
 
 
-def plan_stage(recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, *, data_root: Path | None = None) -> dict[str, Any]:
-    """What the training of ``recipe`` would take, see ``assay.train.plan``; of two trainings, the second."""
+def plan_stage(recipe: Recipe, base: Path, folder: Path, rows: pl.DataFrame, pairs: Path | None, *, data_root: Path | None = None) -> dict[str, Any]:
+    """What ``train_stage`` would take, see ``assay.train.plan``; of two trainings, the second."""
     try:
         from assay.train.plan import plan
     except ImportError:
         raise MissingExtra("training", "train") from None
     config = recipe.train.model_copy(update={"model": recipe.first.model}) if recipe.first else recipe.train
-    given = _rows_for(config, recipe, base, rows, pairs, data_root, Quiet())
+    given = _rows_for(config, recipe, base, folder, rows, pairs, data_root, Quiet())
     return plan(given, _same_steps(config, given))
 
 
-def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFrame, pairs: Path, data_root: Path | None, screen: Screen) -> pl.DataFrame:
-    """What a training trains on: pairs, or, with attributes, the rated answers of the sources whose prompts the curation kept. Rated rows that can't be read go to ``ratings.aside.jsonl`` beside ``pairs``."""
+def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, folder: Path, rows: pl.DataFrame, pairs: Path | None, data_root: Path | None, screen: Screen) -> pl.DataFrame:
+    """What a training trains on: pairs, or, with attributes, the rated answers of the sources but for those whose prompts the curation dropped. Rated rows that can't be read go to ``ratings.aside.jsonl`` beside ``pairs``, or in ``folder``."""
     called = [(s.name or default_name(resolve(s.path, base)), s) for s in recipe.sources]
     names = [name for name, _ in called] if config.attributes else rows["source"].unique().to_list()
     if unknown := set(config.only or ()) - set(names):
@@ -248,20 +249,35 @@ def _rows_for(config: TrainConfig, recipe: Recipe, base: Path, rows: pl.DataFram
     fields = {"name", "columns", "split", "config", "limit"}
     given = [s for name, s in called if config.only is None or name in config.only]
     found = [read_ratings(resolve(s.path, base), config.attributes, data_root=data_root, **s.model_dump(include=fields)) for s in given]
-    aside = [row for _, left in found for row in left]
-    write_aside(pairs.with_name("ratings.aside.jsonl"), aside)
-    screen.say(f"ratings: {sum(table.height for table, _ in found):,} rated answers, {len(aside):,} rows set aside" + (f": {pairs.with_name('ratings.aside.jsonl')}" if aside else ""))
-    kept = {prompt_id(p) for (p,) in rows.select("prompt").iter_rows()}
-    dropped = {prompt_id(p) for (p,) in read_parquet(pairs).select("prompt").iter_rows()} - kept
+    aside = [row for _, unread in found for row in unread]
+    left = (pairs.parent if pairs else folder) / "ratings.aside.jsonl"
+    write_aside(left, aside)
+    screen.say(f"ratings: {sum(table.height for table, _ in found):,} rated answers, {len(aside):,} rows set aside" + (f": {left}" if aside else ""))
+    dropped = (_prompts(read_parquet(pairs)) if pairs else _prompts_read(recipe, base, data_root, screen)) - _prompts(rows)
     return pl.concat([table for table, _ in found]).filter(~pl.col("prompt_id").is_in(list(dropped)))
+
+
+def _prompts(pairs: pl.DataFrame) -> set[str]:
+    return {prompt_id(p) for (p,) in pairs.select("prompt").iter_rows()}
+
+
+def _prompts_read(recipe: Recipe, base: Path, data_root: Path | None, screen: Screen) -> set[str]:
+    """The prompts of all pairs that the sources hold. They are read to a folder of this process alone: each of several does so, and none can wait for another yet."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return _prompts(read_parquet(read_stage(recipe.sources, base, Path(temporary) / "read", data_root=data_root, screen=screen)))
 
 
 def _same_steps(config: TrainConfig, curated: pl.DataFrame) -> TrainConfig:
     """``config`` with its number of steps written out, so that every arm takes as many as the curated set asks for."""
     if config.max_steps or curated.height == 0:
         return config
-    seen = curated.height * (1 - config.validation)
-    return config.model_copy(update={"max_steps": max(1, round(config.epochs * seen / config.batch_size))})
+    try:
+        from assay.train.examples import split
+        from assay.train.train import steps_for
+    except ImportError:
+        raise MissingExtra("training", "train") from None
+    seen, _ = split(curated, config.validation)
+    return config.model_copy(update={"max_steps": steps_for(seen.height, config)})
 
 
 def _train(rows: pl.DataFrame, config: TrainConfig, folder: Path, screen: Screen, arm: str, ray: int | None = None) -> dict[str, Any]:

@@ -40,10 +40,12 @@ def test_pairs_and_conversations_get_the_same_scores(checkpoint: Path, tmp_path:
     said = [[{"role": "user", "content": "red?"}, {"role": "assistant", "content": a}] for a in ("yes red", "no")]
     conversations.write_text("".join(json.dumps({"messages": m}) + "\n" for m in said) + "not json\n")
     scorer = load_scorer(checkpoint, precision="fp32")
-    table, aside = score_file(scorer, str(pairs))
+    scored = score_file(scorer, str(pairs))
+    table, aside = scored.table, scored.aside
     assert aside == 1
     assert table.columns == ["id", "source", "subset", "category", "chosen_score", "rejected_score", "truncated", "margin"]
-    alone, aside = score_file(scorer, str(conversations))
+    scored = score_file(scorer, str(conversations))
+    alone, aside = scored.table, scored.aside
     assert aside == 1
     assert alone["row"].to_list() == [1, 2]
     assert alone["score"].to_list() == pytest.approx([table["chosen_score"][0], table["rejected_score"][0]], abs=1e-6)
@@ -55,12 +57,12 @@ def test_further_outputs_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     answers.write_text("".join(json.dumps({"prompt": row["prompt"], "response": row[side]}) + "\n" for row in rows for side in ("chosen", "rejected")))
     scorer = load_scorer("mean-0.5(rule:length,weighted(3*rule:length))")
-    table, _ = score_file(scorer, str(answers))
+    table = score_file(scorer, str(answers)).table
     assert table.columns == ["row", "score", "attr_mean", "attr_spread", "truncated"]
     assert table["attr_mean"].to_list() == [8, 4, 2, 12]
     assert table["attr_spread"].to_list() == [4, 2, 1, 6]
     assert table["score"].to_list() == [6, 3, 1.5, 9]
-    table, _ = score_file(scorer, str(pairs))
+    table = score_file(scorer, str(pairs)).table
     assert table["chosen_attr_spread"].to_list() == [4, 1]
     assert table["rejected_attr_mean"].to_list() == [4, 12]
 

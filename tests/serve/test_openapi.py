@@ -46,11 +46,11 @@ def settled(n: int) -> settings:
 def meant(case: Case, content: str) -> Case:
     """A case without a model that is not there, and with one of the contents that exclude each other: the one generated, or what fits."""
     case.body.pop("model", None)
-    if case.path.endswith(("/classify", "/pooling")):
+    if case.path.endswith(("/classify", "/pooling", "/embeddings")):
         kept = case.body.get(content)
         for field in CONTENTS:
             case.body.pop(field, None)
-        case.body.update({content: kept} if kept else FITTING[case.path])
+        case.body.update({content: kept} if kept else FITTING.get(case.path, FITTING["/pooling"]))
     return case
 
 

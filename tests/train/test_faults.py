@@ -1,5 +1,6 @@
 """Faults that training once had: each was found by a test that failed."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_more_training import (
     Example,
@@ -19,11 +21,18 @@ from test_more_training import (
     rated_answers,
     rating,
 )
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel, TrainerCallback
+from transformers import modeling_flash_attention_utils as flash
 
 import assay.train.trainer as trainer
 from assay.errors import AssayError
+from assay.model.doctor import examine
+from assay.model.network import use_attention
 from assay.pairs.schema import from_rows
-from assay.train.train import train
+from assay.train import train as module
+from assay.train.train import read_manifest, train
 
 
 class Killed(Exception):
@@ -128,3 +137,126 @@ def test_6_a_step_of_one_pair_in_two_processes_with_a_term_of_the_step(loss: dic
 
 def test_7_fsdp_with_a_term_of_the_step_and_other_numbers_of_parts(tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
     assert in_two_processes(make_pairs(52), config(tiny_decoder, fsdp=True, loss={"sum_to_zero": 0.1}, batch_size=7, tokens_per_batch=64, max_steps=8, validation=0), tmp_path) == 0
+
+
+def out_of_memory(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("where", ["RewardTrainer", "_measured"])
+def test_8_memory_that_runs_out_before_and_after_the_steps_is_told(where: str, tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, where, out_of_memory)
+    with pytest.raises(AssayError, match=r"^out of memory\. The result stays the same if you halve train\.tokens_per_batch .*; or set train\.gradient_checkpointing to true\. LoRA .* gives another model"):
+        train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0), tmp_path)
+
+
+@pytest.mark.parametrize("attributes", [[], ["helpful"]])
+def test_9_a_last_step_that_spoils_the_weights_leaves_no_checkpoint(attributes: list[str], tiny_encoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    rows = rated_answers(20) if attributes else make_pairs(20)
+    with pytest.raises(AssayError, match=r"after the last step the rewards are no numbers any more\. Lower train\.learning_rate"):
+        train(rows, config(tiny_encoder, attributes=attributes, learning_rate=1e30, warmup=0, max_steps=1, validation=0), tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("wish", [{"keep_best": True}, {"patience": 2}])
+def test_10_the_best_measurement_is_not_asked_for_where_nothing_is_measured_on(wish: dict[str, Any], tiny_decoder: Path, make_pairs: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="need a held-out part to measure on, but validation is 0"):
+        config(tiny_decoder, evaluate_every=2, validation=0, **wish)
+    with pytest.raises(AssayError, match=r"of 20 rows train\.validation = 1e-06 holds out none; raise it"):
+        train(make_pairs(20), config(tiny_decoder, evaluate_every=2, validation=1e-6, **wish), tmp_path)
+
+
+class Tracking(TrainerCallback):
+    """Writes where transformers lets TensorBoard write: a folder for each start."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.file = Path(args.output_dir) / "runs" / f"from {state.global_step}" / "events"
+        self.file.parent.mkdir(parents=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.file.write_text(f"to {state.global_step}")
+
+
+def test_11_what_the_steps_wrote_down_outlives_the_work(tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "tensorboard", Tracking)
+    settings = config(tiny_decoder, max_steps=6, save_every=2, validation=0, report_to=["tensorboard"])
+    with pytest.raises(Killed):
+        train(make_pairs(40), settings, tmp_path, progress=killed_at(3))
+    train(make_pairs(40), settings, tmp_path)
+    assert not (tmp_path / "work").exists()
+    assert [line["step"] for line in trainer.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["from 0", "from 2"]
+    assert (tmp_path / "runs" / "from 2" / "events").read_text() == "to 6"
+
+
+def missing() -> None:
+    raise RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`.")
+
+
+@pytest.mark.parametrize(("name", "says"), [("wandb", r"the tracker `wandb` cannot be used \(.*pip install wandb"), ("wandbb", "there is no tracker `wandbb`. Did you mean `wandb`")])
+def test_11_a_tracker_that_is_not_there_is_named(name: str, says: str, tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "wandb", missing)
+    with pytest.raises(AssayError, match=says):
+        train(make_pairs(20), config(tiny_decoder, max_steps=1, validation=0, report_to=[name]), tmp_path)
+
+
+@pytest.mark.parametrize("at", [11, 12])
+def test_12_patience_that_ran_out_has_run_out_when_resumed(at: int, tiny_encoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best is measured at step 6; killed between the two measurements after it, and when it had stopped at the second."""
+    made_up = dict(zip([3, 6, 9, 12, 15, 18], [0.5, 0.9, 0.7, 0.8, 0.6, 0.95], strict=True))
+    measured: list[int] = []
+
+    def evaluate(self: Any, *_: Any, **__: Any) -> dict[str, float]:
+        measured.append(self.state.global_step)
+        metrics = {"eval_accuracy": made_up[self.state.global_step]}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    monkeypatch.setattr(trainer.RewardTrainer, "evaluate", evaluate)
+    settings = config(tiny_encoder, max_steps=18, evaluate_every=3, patience=2)
+    whole = train(make_pairs(60), settings, tmp_path / "whole")
+    assert measured == [3, 6, 9, 12]
+    with monkeypatch.context() as once:
+        once.setattr(module, "_finish", killed)
+        with pytest.raises(Killed):
+            train(make_pairs(60), settings, tmp_path / "killed", progress=killed_at(at) if at < 12 else None)
+    measured.clear()
+    assert same(whole, train(make_pairs(60), settings, tmp_path / "killed"))
+    assert measured == [12]
+    assert read_manifest(tmp_path / "killed")["steps"] == 12
+    lines, resumed = (trainer.read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert [line["step"] for line in resumed] == [line["step"] for line in lines]
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+def by_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int, softmax_scale: float | None = None, causal: bool = False) -> Tensor:
+    """What FlashAttention's variable-length kernel computes: [tokens, heads, size], each sequence by itself."""
+    assert causal
+    found = [scaled_dot_product_attention(*(t[at:end].transpose(0, 1) for t in (q, k, v)), is_causal=True, scale=softmax_scale, enable_gqa=True) for at, end in itertools.pairwise(cu_seqlens_q.tolist())]
+    return torch.cat(found, dim=1).transpose(0, 1)
+
+
+def test_13_flash_attention_trains_the_same_model_and_is_left_before_it_is_measured(tiny_decoder: Path, make_pairs: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is replaced, and so are the checks that it is there; what transformers does before and after it is not."""
+    functions = (None, by_sequence, None, None, None), (flash._lazy_define_process_function(by_sequence), dict)
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: functions)
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", lambda _, wish, **__: wish or "sdpa")
+    settings, networked, used = config(tiny_decoder, layout="packed", max_steps=6, evaluate_every=3), module.networked, []
+
+    def flashing(reward_model: Any, given: Any) -> Any:
+        made = networked(reward_model, given)
+        use_attention(reward_model.model, "flash_attention_2")
+        used.append(reward_model)
+        return made
+
+    plain = train(make_pairs(40), settings, tmp_path / "plain")
+    monkeypatch.setattr(module, "networked", flashing)
+    other = train(make_pairs(40), settings, tmp_path / "flash")
+    one, two = (load_file(folder / "model.safetensors") for folder in (plain, other))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-4) for name in one)
+    assert used[0].model.config._attn_implementation == "assay"
+    assert [finding.detail for finding in examine(other) if not finding.ok] == []

@@ -31,7 +31,6 @@ def train(
     recipe
         A recipe file, or a shipped recipe; its `train` section says how.
     """
-    from assay.files import write_parquet
     from assay.pipeline import curate_stage, plan_stage, read_stage, train_stage
     from assay.recipes.recipe import load_recipe
     from assay.screen import Quiet, Terminal
@@ -45,15 +44,12 @@ def train(
     if pairs is not None:
         from assay.pairs.read import read as read_source
 
-        rows = read_source(url(pairs) or pairs).pairs
-        given = output / "pairs.parquet"
-        if first:
-            write_parquet(given, rows)
+        rows, given = read_source(url(pairs) or pairs).pairs, None
     else:
         given = read_stage(loaded.sources, base, output / "read", data_root=data_root, workers=workers, screen=screen)
         rows = curate_stage(loaded, base, output / "curate", given, data_root=data_root, workers=workers, screen=screen).kept()
     if dry_run:
-        show_plan(plan_stage(loaded, base, rows, given, data_root=data_root))
+        show_plan(plan_stage(loaded, base, output, rows, given, data_root=data_root))
         return 0
     manifest = train_stage(loaded, base, output, rows, given, data_root=data_root, screen=screen, ray=ray)
     if first:

@@ -17,6 +17,7 @@ from assay.model.first_token import read_first_only
 from assay.model.layout import Group, Name, Rows, lay_out, masks
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+FLASH = "flash_attention_2"
 
 
 class Network(nn.Module):
@@ -44,7 +45,10 @@ class Network(nn.Module):
             return logits.float()
         backbone = getattr(self.model, self.model.base_model_prefix)
         config = self.model.config.get_text_config()
-        found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), use_cache=False)
+        if config._attn_implementation == FLASH:  # takes no mask: where positions start again in a single row, a sequence begins
+            found = backbone(input_ids=batch.input_ids.reshape(1, -1), position_ids=batch.position_ids.reshape(1, -1), use_cache=False)
+        else:
+            found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), use_cache=False)
         ends = found.last_hidden_state.flatten(0, 1)[batch.last]
         outputs: Tensor = head_of(self.model)(ends)
         return outputs.float()

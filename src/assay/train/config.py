@@ -103,9 +103,9 @@ class TrainConfig(BaseModel):
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between measurements on the held-out part. By default only at the end."""
     keep_best: bool = False
-    """Keep the weights of the best measurement instead of the last ones. Needs `evaluate_every`."""
+    """Keep the weights of the best measurement instead of the last ones. Needs `evaluate_every` and a held-out part."""
     patience: int | None = Field(None, ge=1)
-    """Stop after this many measurements without a better one, and keep the best. Needs `evaluate_every`."""
+    """Stop after this many measurements without a better one, and keep the best. Needs `evaluate_every` and a held-out part."""
     save_every: int = Field(200, ge=1)
     """Steps between checkpoints from which a killed run resumes."""
     fsdp: bool = False
@@ -113,7 +113,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     """Seed of the head's first values and of the order of the pairs."""
     report_to: list[str] = []
-    """Trackers of `transformers.Trainer` to log to as well: tensorboard, wandb, trackio. `metrics.jsonl` is always written."""
+    """Trackers of `transformers.Trainer` to log to as well: tensorboard (in the folder `runs`), wandb, trackio. `metrics.jsonl` is always written."""
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -124,6 +124,8 @@ class TrainConfig(BaseModel):
     def _together(self) -> Self:
         if (self.keep_best or self.patience) and not self.evaluate_every:
             raise ValueError("keep_best and patience need evaluate_every")
+        if (self.keep_best or self.patience) and not self.validation:
+            raise ValueError("keep_best and patience need a held-out part to measure on, but validation is 0")
         if len(set(self.attributes)) != len(self.attributes):
             raise ValueError("attributes: a name stands twice")
         if isinstance(self.merge, dict) and (self.attributes or self.merge) and set(self.merge) != set(self.attributes):

@@ -1,7 +1,8 @@
 """The verb ``train``: pairs or rated answers in, a checkpoint with its contract out."""
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from assay.files import (
     MANIFEST,
     check_replaceable,
     fingerprint,
+    first_line,
     is_done,
     read_json,
     sha256_file,
@@ -39,8 +41,10 @@ from assay.train.config import TrainConfig
 from assay.train.examples import examples_of, split
 from assay.train.measure import Floats, measure_ratings, r2_intervals, ratings_by, ratings_of, score_sides
 from assay.train.sharded import share_out, whole_weights
-from assay.train.trainer import RewardTrainer, callbacks, last_complete, read_metrics
+from assay.train.trainer import METRICS, RewardTrainer, callbacks, last_complete, read_metrics
 
+RUNS = "runs"
+"""Where transformers lets TensorBoard write."""
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps in all, latest metrics)."""
 
@@ -66,8 +70,7 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
         AssayError: there is nothing to train on, the backbone cannot be loaded or cannot do what is asked for, a loss is no number, or memory ran out.
     """
     result, work = folder / "checkpoint", folder / "work"
-    source = locate(config.model)
-    contract = Path(source) / CONTRACT  # of a checkpoint that was trained anew there is another
+    contract = Path(locate(config.model)) / CONTRACT  # of a checkpoint that was trained anew there is another
     begun = [sha256_file(contract)] if contract.is_file() else []
     print_ = fingerprint(rows.select(pl.col(r"^(id|weight|margin|attr_.*)$")).rows(), config.model_dump(), name, *begun)
     processes = PartialState(cpu=not torch.cuda.is_available())
@@ -80,14 +83,26 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     seen, held_out = split(rows, config.validation)
     if seen.height == 0:
         raise AssayError(f"nothing to train on: {rows.height} {'rated answers' if config.attributes else 'pairs'}, {held_out.height} of them held out (train.validation is {config.validation})")
+    if (config.keep_best or config.patience) and held_out.height == 0:
+        raise AssayError(f"train.keep_best and train.patience need a held-out part to measure on, but of {rows.height} rows train.validation = {config.validation} holds out none; raise it")
     if processes.is_main_process:
         check_replaceable(result)
         start_over(work, print_)
     processes.wait_for_everyone()
+    with _memory_guarded(config):
+        _fit(seen, held_out, config, processes, folder, progress, name, print_)
+    processes.wait_for_everyone()
+    return result
+
+
+def _fit(seen: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, processes: PartialState, folder: Path, progress: Progress | None, name: str, print_: str) -> None:
+    """Train on the rows ``seen``, from where an earlier call was, to a checkpoint that has been measured."""
+    work = folder / "work"
     precision = precision_of(config.precision, processes.device)
-    reward_model = from_backbone(source, config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
+    reward_model = from_backbone(locate(config.model), config.max_length, config.seed, outputs_of(config), four_bits=precision if config.lora and config.lora.bits else None)
     examples, truncated = examples_of(reward_model, seen, config)
     steps = steps_for(seen.height, config)
+    attention = reward_model.model.config._attn_implementation
     network, adapted = networked(reward_model, config)
     if config.fsdp:
         share_out(network.to(processes.device))
@@ -96,31 +111,48 @@ def train(rows: pl.DataFrame, config: TrainConfig, folder: Path, *, progress: Pr
     if processes.device.type == "cpu":
         keep_freed()
     start = last_complete(work, steps, keep=not processes.is_main_process)
-    try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    except RuntimeError as error:
-        raise _out_of_memory(error, config) from None
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
     if config.fsdp:
         reward_model.model = whole_weights(trainer.model, reward_model.model, processes.process_index)
     if processes.is_main_process:
         if adapted is not None:
             reward_model.model = merge(adapted, work / "adapter")
+        use_attention(reward_model.model, attention)  # what is measured and promised is scored as anybody will score
         about = {"fingerprint": print_, "layout": network.layout, "processes": processes.num_processes, "pairs": seen.height, "truncated_pairs": truncated, "steps": trainer.state.global_step}
         _finish(reward_model, seen, held_out, config, precision, name, about, folder, adapter=adapted is not None)
-    processes.wait_for_everyone()
-    return result
 
 
 def _finish(reward_model: RewardModel, rows: pl.DataFrame, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, about: dict[str, Any], folder: Path, *, adapter: bool) -> None:
     """Measure the model and write its checkpoint; the unfinished work goes."""
     work = folder / "work"
-    manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / "metrics.jsonl")}
+    _check_numbers(reward_model, rows, config, precision)
+    manifest = {**about, "config": config.model_dump(), "precision": precision, "held_out": held_out.height, "metrics": read_metrics(work / METRICS)}
     measured = _measured(reward_model, held_out, config, precision, name, manifest)
     result = folder / "checkpoint"
+    _keep_logs(work, folder)
     checkpoint.save(reward_model, result, measured=measured, manifest=manifest, adapter=work / "adapter" if adapter else None)
     write_hashes(result, rows["prompt"].to_list(), [Path(locate(config.model))])
     write_text(result / card.FILE, card.model_card(result))
     shutil.rmtree(work)
+
+
+def _keep_logs(work: Path, folder: Path) -> None:
+    """Copy what the steps wrote down, TensorBoard's files too, out of the work that goes. Before the checkpoint: once that is there, nothing more is done."""
+    write_text(folder / METRICS, (work / METRICS).read_text(encoding="utf-8"))
+    if (work / RUNS).is_dir():
+        shutil.copytree(work / RUNS, folder / RUNS, dirs_exist_ok=True)
+
+
+def _check_numbers(reward_model: RewardModel, rows: pl.DataFrame, config: TrainConfig, precision: str) -> None:
+    """Stop where the last step spoilt the weights: a loss, which is looked at before its step, cannot tell.
+
+    Raises:
+        AssayError: it did.
+    """
+    weights = all(bool(torch.isfinite(weight).all()) for weight in reward_model.model.parameters())
+    scores = ratings_by if config.attributes else score_sides
+    if not weights or not np.isfinite(scores(reward_model, rows.head(1), precision, config.tokens_per_batch)).all():
+        raise AssayError("after the last step the rewards are no numbers any more. Lower train.learning_rate, or set train.precision to fp32.")
 
 
 def steps_for(rows: int, config: TrainConfig) -> int:
@@ -144,7 +176,10 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     if config.attention:
         if not torch.cuda.is_available():
             raise AssayError(f"train.attention is {config.attention}, which needs a GPU; leave it out")
-        use_attention(model, config.attention)
+        try:
+            use_attention(model, config.attention)
+        except (ImportError, ValueError) as error:
+            raise AssayError(f"train.attention is {config.attention}, which cannot be used here ({first_line(error)})") from None
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = None
@@ -156,16 +191,20 @@ def networked(reward_model: RewardModel, config: TrainConfig) -> tuple[Network, 
     return Network(model, reward_model.tokenizer.pad_token_id, layout, flex=config.attention == "flex_attention"), adapted
 
 
-def _out_of_memory(error: RuntimeError, config: TrainConfig) -> Exception:
-    """What to do where memory ran out; any other error as it is."""
-    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
-        return error
-    advice = [f"halve train.tokens_per_batch (now {config.tokens_per_batch:,})"]
-    if not config.gradient_checkpointing:
-        advice.append("set train.gradient_checkpointing to true")
-    if not config.lora:
-        advice.append("train with LoRA (`--set train.lora={}`)")
-    return AssayError(f"out of memory. The result stays the same if you {advice[0]}" + "".join(f"; or {a}" for a in advice[1:]) + f". One conversation may have train.max_length = {config.max_length:,} tokens.")
+@contextlib.contextmanager
+def _memory_guarded(config: TrainConfig) -> Iterator[None]:
+    """Say what to do where memory runs out; any other error stays as it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        advice = f"The result stays the same if you halve train.tokens_per_batch (now {config.tokens_per_batch:,})"
+        if not config.gradient_checkpointing:
+            advice += "; or set train.gradient_checkpointing to true"
+        if not config.lora:
+            advice += ". LoRA (`--set train.lora={}`) takes less memory, but gives another model"
+        raise AssayError(f"out of memory. {advice}. One conversation may have train.max_length = {config.max_length:,} tokens.") from None
 
 
 def _measured(reward_model: RewardModel, held_out: pl.DataFrame, config: TrainConfig, precision: str, name: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
 
-from assay.errors import AssayError
-from assay.files import read_json, write_json, write_text
+from assay.errors import AssayError, did_you_mean
+from assay.files import first_line, read_json, write_json, write_text
 from assay.model.layout import Name, size
 from assay.model.network import Network, is_decoder
 from assay.model.reward_model import RewardModel, in_precision
@@ -39,6 +41,7 @@ from assay.train.sharded import load_moments, load_weights, save_parts
 
 COMPLETE = "complete.json"
 SCHEDULER = "scheduler.json"
+METRICS = "metrics.jsonl"
 
 
 class RewardTrainer(Trainer):
@@ -260,7 +263,8 @@ def arguments(config: TrainConfig, folder: Path, steps: int, *, with_evaluation:
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # there are none but tables of positions
-        report_to=config.report_to or "none",
+        restore_callback_states_from_checkpoint=True,  # how many measurements were no better
+        report_to="none",  # its trackers are among our callbacks
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
@@ -313,12 +317,12 @@ class MarkComplete(TrainerCallback):
 def last_complete(folder: Path, steps: int, *, keep: bool = False) -> Path | None:
     """The newest checkpoint that was written to its end and after which there is a step to go; half-written ones and that of the last step are removed, unless another process does so (``keep``).
 
-    From the last of all ``steps`` the Trainer would take one more, where it is not the end of an epoch.
+    From the last of all ``steps`` the Trainer would take one more, where it is not the end of an epoch; and from one at which patience ran out it would go on to the next measurement.
     """
     best: tuple[int, Path] | None = None
     for path in folder.glob("checkpoint-*"):
         step = int(path.name.rsplit("-", 1)[1])
-        if not (path / COMPLETE).is_file() or step >= steps:
+        if not (path / COMPLETE).is_file() or step >= steps or _stopped(path):
             if not keep:
                 shutil.rmtree(path)
         elif best is None or step > best[0]:
@@ -326,7 +330,27 @@ def last_complete(folder: Path, steps: int, *, keep: bool = False) -> Path | Non
     return best[1] if best else None
 
 
+def _stopped(checkpoint: Path) -> bool:
+    """Whether the training ended at this checkpoint."""
+    return bool(read_json(checkpoint / TRAINER_STATE_NAME)["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
 def callbacks(config: TrainConfig, folder: Path, with_evaluation: bool, more: list[TrainerCallback]) -> list[TrainerCallback]:
-    """Ours, and early stopping where it is asked for."""
+    """Ours, and early stopping and trackers where they are asked for."""
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.evaluate_every and with_evaluation else []
-    return [Metrics(folder / "metrics.jsonl"), MarkComplete(), *stop, *more]
+    return [Metrics(folder / METRICS), MarkComplete(), *stop, *map(tracker, config.report_to), *more]
+
+
+def tracker(name: str) -> TrainerCallback:
+    """The Trainer's callback that logs to the tracker ``name``.
+
+    Raises:
+        AssayError: there is no such tracker, or it cannot be used here.
+    """
+    if name not in INTEGRATION_TO_CALLBACK:
+        raise AssayError(f"train.report_to: there is no tracker `{name}`.{did_you_mean(name, INTEGRATION_TO_CALLBACK)} Known: {', '.join(INTEGRATION_TO_CALLBACK)}")
+    try:
+        made: TrainerCallback = INTEGRATION_TO_CALLBACK[name]()
+    except (RuntimeError, ImportError) as error:
+        raise AssayError(f"train.report_to: the tracker `{name}` cannot be used ({first_line(error)})") from None
+    return made
