@@ -20,6 +20,7 @@ from assay.train.config import TrainConfig
 from assay.train.examples import split
 from assay.train.measure import score_sides
 from assay.train.train import train
+from losses import half_width
 
 LENGTH, BATCH, RATE, WARMUP, DECAY = 128, 32, 1e-4, 0.1, 1e-3
 
@@ -64,7 +65,9 @@ def main() -> None:
             found[name].append(float((better > worse).mean()))
     print(f"{arguments.model}, {seen.height:,} pairs, {test.height:,} to test, {arguments.steps} steps of {BATCH}\n\n| | accuracy | each seed |\n|---|---:|---|")
     for name, values in found.items():
-        print(f"| {name} | {100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} | {', '.join(f'{100 * v:.1f}' for v in values)} |")
+        print(f"| {name} | {100 * np.mean(values):.1f} | {', '.join(f'{100 * v:.1f}' for v in values)} |")
+    apart = [a - b for a, b in zip(found["Assay"], found["TRL"], strict=True)]
+    print(f"\nAssay - TRL, seed by seed: {100 * np.mean(apart):+.1f} ± {100 * half_width(apart):.1f} (95%, Student's t)")
 
 
 if __name__ == "__main__":

@@ -318,7 +318,7 @@ def _finish(folder: Path, pool: Pool, alive: pl.DataFrame, about: dict[str, Any]
             marked = rows.join(alive.select("row", *marks, *added), on="row", how="left", maintain_order="left").with_columns(stays=rows["row"].is_in(alive["row"].implode()))
             frame = load(pool.shard(i), a, marked, [*pool.columns, "copy"])
             lines = _lines(frame, marked, last)
-            theirs = {c: frame[c] for c in added if c in frame.columns}  # rows that a step did not judge keep what they came with
+            theirs = {c: frame[c].cast(marked.schema[c], strict=False) for c in added if c in frame.columns}  # rows that a step did not judge keep what they came with
             frame = frame.drop(added, strict=False).hstack(marked.select(*added, *(c for c in marks if c == "flipped"))).with_columns(pl.coalesce(c, values) for c, values in theirs.items())
             stays, gone = frame.filter(marked["stays"]), frame.filter(~marked["stays"]).drop("flipped", strict=False)
             for name, stream, table in zip(OUTPUTS, (kept, dropped, ledger), (_renamed(stays, marked), gone, lines), strict=True):
