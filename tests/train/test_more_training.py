@@ -215,7 +215,7 @@ def test_the_gradient_of_a_step_in_parts_is_that_of_its_whole_loss(kind: str, lo
         rewards = outputs.sum(dim=1)
         each = pair_losses(rewards[0::2], rewards[1::2], torch.zeros(len(inputs)), LossConfig(**loss))
         weights = torch.tensor([e.weight for e in part.examples])
-        lengths = torch.tensor([float(len(a)) for e in part.examples for a in e.answers])
+        lengths = torch.tensor([float(length) for e in part.examples for length in e.lengths])
         total = (each * weights).sum() / len(inputs) + step_terms(outputs, lengths, LossConfig(**loss))
         return list(torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True))
 
