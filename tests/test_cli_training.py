@@ -232,7 +232,7 @@ def test_an_export_may_not_replace_its_checkpoint_in_a_store(tmp_path: Path, cap
 def test_training_leaves_a_foreign_folder_alone(recipe: Path, tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "out" / "checkpoint").mkdir(parents=True)
     (tmp_path / "out" / "checkpoint" / "mine.txt").write_text("precious")
-    assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--pairs", str(tmp_path / "made.parquet")]) == 2
+    assert run_app(["train", str(recipe), "-o", str(tmp_path / "out"), "--pairs", str(tmp_path / "made.parquet"), "--set", "first=null"]) == 2
     assert "holds no checkpoint of Assay's" in capsys.readouterr().err
     assert (tmp_path / "out" / "checkpoint" / "mine.txt").read_text() == "precious"
 

@@ -140,7 +140,7 @@ def test_groups_without_a_right_or_a_wrong_answer_are_left_out_and_counted(tmp_p
     assert (result["overall"]["value"], result["overall"]["items"], result["items"]) == (0.5, 2, 4)
     assert list(result["subsets"]) == ["a"]
     assert "2 of 4 items have no better and worse answer, so they are left out of the figures" in result["warnings"]
-    with pytest.raises(AssayError, match="nothing to measure by the rule `best-of-n`, no item has a right and a wrong answer"):
+    with pytest.raises(AssayError, match="nothing to measure by the rule `best-of-n`: no item has a right and a wrong answer"):
         measured(Suite("g", "best-of-n", [group("a", ["1", "2"], [0, 0])]))
 
 

@@ -196,15 +196,20 @@ def _run_steps(pool: Pool, alive: pl.DataFrame, steps: Sequence[AnyStep], inputs
         workdir = folder / "steps" / name
         context = Context(pool, alive, engine, workdir / "work", tools.data_root, tools.fit, tools.score, tools.likelihood, tools.say, {}, tools.tick)
         file, notes = judged(step, context, workdir, chain)
-        verdicts = read_parquet(file, without=("id", "copy", *SAID))
-        before, before_lengths = alive, lengths
-        alive = _apply(alive, verdicts)
-        lengths = before_lengths.join(alive.select("row"), on="row", how="semi")
-        if verdicts["flip"].any() or verdicts["trim"].is_not_null().any():
-            lengths = _lengths(pool, alive, workdir / "features", engine)
-        accounts.append(_account(name, before, alive, verdicts, before_lengths, lengths, notes))
-        tools.done(accounts[-1])
+        alive, lengths, account = _taken(name, file, notes, context, lengths)
+        accounts.append(account)
+        tools.done(account)
     return alive, accounts
+
+
+def _taken(name: str, file: Path, notes: dict[str, Any], context: Context, lengths: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """What stays by the verdicts in ``file``, the lengths of its answers, and the account of the step. Verdicts are held no longer than that."""
+    verdicts = read_parquet(file, without=("id", "copy", *SAID))
+    alive = _apply(context.alive, verdicts)
+    after = lengths.join(alive.select("row"), on="row", how="semi")
+    if verdicts["flip"].any() or verdicts["trim"].is_not_null().any():
+        after = _lengths(context.pool, alive, file.parent / "features", context.engine)
+    return alive, after, _account(name, context.alive, alive, verdicts, lengths, after, notes)
 
 
 def _lengths(pool: Pool, alive: pl.DataFrame, workdir: Path, engine: Engine) -> pl.DataFrame:

@@ -80,8 +80,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     offset = pl.col("source").replace_strict(config.offsets, default=0.0, return_dtype=pl.Float64) if config.offsets else pl.lit(0.0)
     place = ["source", "category"]
     needed = context.numeric(rows.select(c for c in rows.columns if c in ("row", "flipped", *place, config.by)), config.by, "select")
-    needed = needed.select("row", *place, adjusted=pl.col(config.by) + offset)
-    ranked = needed.join(groups.select(*place, "group"), on=place, how="left", nulls_equal=True, maintain_order="left").drop(place)
+    ranked = needed.join(groups.select(*place, "group"), on=place, how="left", nulls_equal=True, maintain_order="left").select("row", "group", adjusted=pl.col(config.by) + offset)
     order = pl.col("adjusted") if config.lowest else -pl.col("adjusted")
     if config.clusters is not None:
         ranked = ranked.join(clusters(rows, config.clusters, config.embedding, context), on="row", how="left", maintain_order="left")
