@@ -258,6 +258,11 @@ def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
+def p_value(p: float) -> str:
+    """A p as text."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def correlation(value: float) -> str:
     """A correlation as text, with its sign; a dash for none."""
     return "-" if value != value else f"{value:+.2f}"
@@ -323,7 +328,7 @@ def show_comparison(found: dict[str, Any], output: Path | None) -> None:
                 test = against["tests"].get(label.strip())
                 if test and label in after:
                     show = percent if share else correlation
-                    table.add_row(label, show(figure["value"]), show(after[label]["value"]), apart(test["difference"], share), f"{apart(test['low'], share)} to {apart(test['high'], share)}", str(test["gained"]), str(test["lost"]), f"{test['p']:.3f}", f"{test['holm']:.3f}")
+                    table.add_row(label, show(figure["value"]), show(after[label]["value"]), apart(test["difference"], share), f"{apart(test['low'], share)} to {apart(test['high'], share)}", str(test["gained"]), str(test["lost"]), p_value(test["p"]), p_value(test["holm"]))
             stdout.print(table)
         for other, count in suite["not_in_all"].items():
             say(f"  {count:,} items of {other} are not in all results, so left out; all figures are of the items that are")

@@ -17,7 +17,7 @@ from assay.files import write_text
 from assay.pairs.schema import answer_text
 from assay.report import plots
 from assay.report.report import templates
-from assay.tables import apart, correlation, doubts, figures, percent
+from assay.tables import apart, correlation, doubts, figures, p_value, percent
 
 WORST = 10
 EXCERPT = 900
@@ -61,7 +61,7 @@ def _scaled(points: list[dict[str, float]]) -> list[dict[str, float]]:
 
 def _page(name: str, **values: Any) -> str:
     environment = templates()
-    environment.filters.update(figure=lambda value, share=True: percent(value) if share else correlation(value), side=_placed, apart=apart, p=lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}")
+    environment.filters.update(figure=lambda value, share=True: percent(value) if share else correlation(value), side=_placed, apart=apart, p=p_value)
     return environment.get_template(name).render(**values)
 
 
