@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from assay.cli import run_app
+from assay.curate.steps import agree, decontaminate, markers
 from assay.files import MANIFEST, read_json, sha256_file
+from assay.pipeline import rooted
 
 Make = Callable[..., pl.DataFrame]
 
@@ -125,3 +127,12 @@ def test_kill_at_random_moments_of_each_stage(recipe: Path, tmp_path: Path) -> N
     subprocess.run([*command, str(killed_in)], check=True, env=environment, capture_output=True)
     for name in ("read/pairs.parquet", "curate/kept.parquet", "curate/dropped.parquet", "curate/ledger.parquet", "curate/manifest.json", "train/curated/checkpoint/model.safetensors", "train/everything/checkpoint/model.safetensors", "evaluate/curated/items.parquet"):
         assert sha256_file(killed_in / whole.name / name) == sha256_file(whole / name), name
+
+
+def test_files_of_steps_are_named_as_seen_from_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "bench.jsonl").touch()
+    judged = rooted(agree.Config(scorers=["judge", "rule:length", "mean(judge,rule:length)"]), tmp_path)
+    assert judged.scorers == [str(tmp_path / "judge"), "rule:length", "mean(judge,rule:length)"]
+    assert rooted(decontaminate.Config(against={"b": "bench.jsonl", "r": "rewardbench"}), tmp_path).against == {"b": str(tmp_path / "bench.jsonl"), "r": "rewardbench"}
+    assert rooted(markers.Config(), tmp_path) == markers.Config()

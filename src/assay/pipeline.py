@@ -186,9 +186,11 @@ def tools_for(steps: Sequence[AnyStep], screen: Screen) -> dict[str, Any]:
 
 def rooted(step: Any, base: Path) -> Any:
     """A step whose files are named as seen from the recipe."""
-    if step.kind != "decontaminate":
-        return step
-    return step.model_copy(update={"against": {name: resolve(path, base) for name, path in step.against.items()}})
+    if step.kind == "decontaminate":
+        return step.model_copy(update={"against": {name: resolve(path, base) for name, path in step.against.items()}})
+    if step.kind == "agree":
+        return step.model_copy(update={"scorers": [resolve(scorer, base) for scorer in step.scorers]})
+    return step
 
 
 def account_line(account: dict[str, Any]) -> str:
