@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -55,6 +55,7 @@ SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=
 WEIGHTS = st.dictionaries(st.sampled_from("abcdefz"), st.integers(0, 9))
 
 
+@example({"a": 3, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}, {"a": 8, "b": 0, "c": 3}, 4)
 @given(SIZES, WEIGHTS, st.integers(1, 150))
 def test_counts_are_those_of_largest_remainder(there: dict[str, int], weights: dict[str, int], size: int) -> None:
     got = mix.shares(there, {n: float(w) for n, w in weights.items()}, size)

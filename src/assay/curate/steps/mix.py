@@ -4,6 +4,7 @@ Rows are drawn without repetition, in an order that follows from their ids and t
 each source gets its weight's part of the size (largest remainder); what a source is too small to give is shared out among the others.
 """
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import polars as pl
@@ -60,8 +61,8 @@ def shares(there: dict[str, int], weights: dict[str, float], size: int) -> dict[
     counts = dict.fromkeys(there, 0)
     open_ = {name for name in there if weights.get(name, 1.0) > 0}
     while open_ and (left := min(size, sum(there[n] for n in there if weights.get(n, 1.0) > 0)) - sum(counts.values())) > 0:
-        total = sum(weights.get(n, 1.0) for n in open_)
-        exact = {n: left * weights.get(n, 1.0) / total for n in sorted(open_)}
+        each = {n: Fraction(weights.get(n, 1.0)) for n in sorted(open_)}  # in floats equal remainders differ by rounding
+        exact = {n: left * weight / sum(each.values()) for n, weight in each.items()}
         given = {n: int(x) for n, x in exact.items()}
         for n in sorted(exact, key=lambda n: (given[n] - exact[n], n))[: left - sum(given.values())]:
             given[n] += 1
