@@ -26,7 +26,7 @@ from assay.curate.steps import (
     shortcuts,
 )
 from assay.errors import MissingExtra
-from assay.files import claim, fingerprint
+from assay.files import CONTRACT, claim, fingerprint
 from assay.train.config import TrainConfig
 
 SEMANTIC_LIMIT = 60_000
@@ -63,7 +63,7 @@ def detectors(rows: int, against: dict[str, str], judge: str | None, split: str 
     if against:
         found["contamination"] = decontaminate.Config(against=against, split=split, coverage=0.5)
     if judge:
-        trains = not (":" in judge or "(" in judge or (Path(judge) / "scoring.json").is_file())  # no scorer's spec, so a backbone
+        trains = not (":" in judge or "(" in judge or (Path(judge) / CONTRACT).is_file())  # no scorer's spec, so a backbone
         steps = max(20, min(300, rows // 64))
         found["noise"] = agree.Config(fit=TrainConfig(model=judge, max_steps=steps, max_length=256, validation=0.0)) if trains else agree.Config(scorers=[judge])
     return found

@@ -17,6 +17,7 @@ from assay.errors import AssayError
 from assay.evaluate.calibration import sure_temperature
 from assay.evaluate.contamination import write_hashes
 from assay.files import (
+    CONTRACT,
     MANIFEST,
     check_replaceable,
     fingerprint,
@@ -29,7 +30,6 @@ from assay.files import (
 )
 from assay.model import checkpoint
 from assay.model.backbones import locate
-from assay.model.contract import FILE as CONTRACT
 from assay.model.network import Network, layout_for, use_attention
 from assay.model.reward_model import RewardModel, from_backbone, precision_of
 from assay.pairs.messages import Aside

@@ -38,7 +38,7 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     else:
         placed = placed.with_columns(order=-context.numeric(rows, config.by, "mix")[config.by])
     placed = placed.sort("source", "order", "row", nulls_last=True).with_columns(place=pl.int_range(1, pl.len() + 1).over("source"))
-    read = set(context.pool.column("source")["source"].fill_null("(none)").unique())  # steps before may have left nothing of a source
+    read = set(context.pool.column("source")["source"].fill_null("(none)").unique()) if config.weights else set()  # steps before may have left nothing of a source
     for name in config.weights:
         if name not in read:
             raise AssayError(f"step `mix`: no row has the source `{name}`.{did_you_mean(name, sorted(read))}")

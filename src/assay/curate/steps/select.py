@@ -82,10 +82,11 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
     needed = context.numeric(rows.select(c for c in rows.columns if c in ("row", "flipped", *place, config.by)), config.by, "select")
     ranked = needed.join(groups.select(*place, "group"), on=place, how="left", nulls_equal=True, maintain_order="left").select("row", "group", adjusted=pl.col(config.by) + offset)
     order = pl.col("adjusted") if config.lowest else -pl.col("adjusted")
+    turn = []
     if config.clusters is not None:
+        turn = ["turn"]
         ranked = ranked.join(clusters(rows, config.clusters, config.embedding, context), on="row", how="left", maintain_order="left")
         ranked = ranked.with_columns(turn=order.rank("ordinal").over("group", "cluster")).drop("cluster")
-    turn = ["turn"] if config.clusters is not None else []
     ranked = ranked.sort("group", *turn, order, "row", nulls_last=True).drop(turn)
     ranked = ranked.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("group")).sort("row")
     sizes = ranked.group_by("group").len("size").with_columns(pl.col("size").cast(pl.Int64))
