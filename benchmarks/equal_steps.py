@@ -2,7 +2,7 @@
 
     python benchmarks/equal_steps.py PAIRS -o FOLDER [--model minilm] [--seeds 3] [--steps 60]         prints a Markdown table
 
-The batches differ, since each has its own way to order the pairs; everything else is the same (precision, AdamW, cosine, learning rate, first head by seed). A fifth of the prompts is the test.
+Each orders the pairs by its own random numbers; everything else is the same (precision, AdamW, cosine, learning rate, first head by seed). A fifth of the prompts is the test.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def exports(tiny_encoder: Path, tiny_decoder: Path, make_pairs: Callable[..., pl
     settings: dict[str, tuple[Path, pl.DataFrame, dict[str, object]]] = {
         "encoder": (tiny_encoder, pairs, {}),
         "decoder": (tiny_decoder, pairs, {}),
-        "attributes": (tiny_encoder, rated(pairs), {"attributes": ["help", "verb"], "merge": {"help": 0.8, "verb": -0.3}}),
+        "attributes": (tiny_encoder, rated(pairs), {"attributes": ["help", "verb"], "merge": {"help": 0.8, "verb": -0.3}, "max_steps": 80}),
         "lora": (tiny_decoder, pairs, {"lora": {"rank": 4}}),
     }
 

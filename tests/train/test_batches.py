@@ -1,5 +1,6 @@
 """Batches: every pair once an epoch, the order a function of seed and epoch, every part within its budget."""
 
+import random
 from collections import Counter
 from typing import Any, get_args
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from assay.model.layout import Name, lay_out
 from assay.model.network import pad
-from assay.score.batching import by_length
+from assay.score.batching import PADDING, by_length
 from assay.train.batches import Example, Part, StepSampler, parts
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
@@ -21,6 +22,7 @@ def test_by_length_is_a_partition_within_the_budget(lengths: list[int], tokens: 
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= tokens
+        assert max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) <= tokens / PADDING
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
@@ -44,10 +46,28 @@ def test_epochs_and_seeds_differ() -> None:
     assert order(0, 0) != order(1, 0)
 
 
-def test_steps_hold_pairs_of_similar_length() -> None:
+def test_what_a_step_holds_does_not_depend_on_lengths() -> None:
+    """Steps of examples of like length need less padding, and train worse."""
+    lengths = [(i * 7919) % 500 + 1 for i in range(320)]
+    steps, even = list(StepSampler(lengths, 32, 0)), list(StepSampler([1] * 320, 32, 0))
+    assert [set(step) for step in steps] == [set(step) for step in even]
+    assert all([lengths[i] for i in step] == sorted(lengths[i] for i in step) for step in steps)
+
+
+def test_processes_get_as_many_tokens_of_a_step() -> None:
     lengths = [(i * 7919) % 500 + 1 for i in range(3200)]
-    spread = [max(step_lengths) - min(step_lengths) for step in StepSampler(lengths, 32, 0) if (step_lengths := [lengths[i] for i in step])]
-    assert sum(spread) / len(spread) < 50
+    for step in StepSampler(lengths, 32, 0):
+        first, second = (sum(lengths[i] for i in step[rank::2]) for rank in (0, 1))
+        assert abs(first - second) <= 500
+
+
+@given(st.integers(8, 40), st.integers(0, 5))
+def test_parts_of_a_random_step_need_little_padding(number: int, seed: int) -> None:
+    examples = [Example(([1] * n, [2] * n)) for n in random.Random(seed).choices(range(8, 513), k=number)]
+    made = parts(examples, 4_096, "padded")
+    tokens = sum(len(answer) for e in examples for answer in e.answers)
+    padded = sum(pad(sequences(part), 0, "cpu")["input_ids"].numel() for part in made)
+    assert padded <= tokens + len(made) * 4_096 // PADDING
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 100_000])

@@ -43,9 +43,9 @@ DECODERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "gemma2": (Gemma2Config, {**GEMMA, "attn_logit_softcapping": 1.0}),
     "gemma3_text": (Gemma3TextConfig, GEMMA),
 }
-ALONE, USUAL, TOGETHER = 64, 512, 100_000
-PARTS = {ALONE: [4, 8, 8, 8, 8, 8, 8, 8], TOGETHER: [1] * 8}
-"""Into how many parts the steps fall with a token budget so small that each pair goes alone, and so large that all go together. One step has four pairs."""
+ALONE, USUAL, TOGETHER = 64, 512, 1_000_000
+PARTS = {ALONE: [8, 8, 8, 8, 8, 8, 4, 8], TOGETHER: [1] * 8}
+"""Into how many parts the steps fall with a token budget so small that each pair goes alone, and so large that all go together. The last step of the first epoch has four pairs."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def rated_answers(n: int) -> pl.DataFrame:
 
 
 def rating(backbone: Path, **changes: object) -> TrainConfig:
-    return config(backbone, **{"attributes": ["helpful", "wordy"], "max_steps": 200, "batch_size": 16, "learning_rate": 5e-3, **changes})
+    return config(backbone, **{"attributes": ["helpful", "wordy"], "max_steps": 240, "batch_size": 16, "learning_rate": 5e-3, **changes})
 
 
 def test_ratings_are_learned_where_half_of_them_are_missing(tiny_decoder: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_ratings_are_learned_where_half_of_them_are_missing(tiny_decoder: Path, 
 
 @pytest.mark.parametrize("merge", ["fit", {"wordy": -0.3, "helpful": 0.7}])
 def test_a_reward_is_the_sum_of_its_attributes_by_the_weights_of_the_contract(merge: Any, tiny_decoder: Path, tmp_path: Path) -> None:
-    checkpoint = train(rated_answers(120), rating(tiny_decoder, merge=merge, max_steps=40), tmp_path)
+    checkpoint = train(rated_answers(120), rating(tiny_decoder, merge=merge, max_steps=80), tmp_path)
     contract = contracts.read(checkpoint)
     assert contract.attributes == ["helpful", "wordy"]
     if merge == "fit":
@@ -243,7 +243,7 @@ def test_margins_move_rewards_apart_and_smoothing_holds_them_together(tiny_encod
     rows = make_pairs(160).with_columns(margin=pl.lit(3.0, dtype=pl.Float32))
     apart = {}
     for name, loss in {"smoothed": {"smoothing": 0.2}, "plain": {}, "margin": {"kind": "margin_bt"}, "scaled": {"kind": "scaled_bt"}}.items():
-        checkpoint = train(rows, config(tiny_encoder, loss=loss, max_steps=40), tmp_path / name)
+        checkpoint = train(rows, config(tiny_encoder, loss=loss, max_steps=80), tmp_path / name)
         manifest = read_manifest(tmp_path / name)
         assert manifest["accuracy"] > 0.9
         assert all(math.isfinite(m["loss"]) for m in manifest["metrics"] if "loss" in m)

@@ -1,7 +1,7 @@
-"""Batches for training: every optimiser step has the same number of examples, of similar length, cut to a token budget.
+"""Batches for training: every optimiser step holds the same number of examples drawn at random, and is worked off in parts of similar length.
 
-Examples are shuffled, sorted by length within windows of several steps, and dealt into steps; the steps are shuffled again. So a step
-holds examples that need little padding while the order of the steps stays random. The order is a function of the seed and the epoch
+An epoch is shuffled and dealt into steps; a step is cut into parts that need little padding and stay within a token budget. So what a step learns from does not
+depend on lengths: steps of examples of like length need as little padding, but learn less from as many of them (docs/results.md). The order is a function of the seed and the epoch
 alone, which is what makes a resumed run go on exactly where the killed one stood, and every process of several know its own part.
 """
 
@@ -13,9 +13,6 @@ from torch.utils.data import Dataset, Sampler
 
 from assay.model.layout import Group, Name, size
 from assay.score.batching import by_length
-
-WINDOW = 16
-"""Steps whose examples are sorted together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +80,12 @@ class StepSampler(Sampler[list[int]]):
         rng = random.Random(f"{self.seed}/{self.epoch}")
         units = list(self.units)
         rng.shuffle(units)
-        near = [unit for window in _dealt(units, self.batch_size * WINDOW) for unit in sorted(window, key=lambda unit: max(self.lengths[i] for i in unit))]
-        steps = _dealt(near, self.batch_size)
+        steps = _dealt(units, self.batch_size)
         if len(steps) < len(self):  # the last unit began one step early
             at = max(i for i, step in enumerate(steps) if len(step) > 1)
             steps.insert(at + 1, [steps[at].pop()])
-        dealt = [[i for unit in step for i in unit] for step in steps]
-        rng.shuffle(dealt)
-        yield from dealt
+        for step in steps:  # by length, so that processes, which take every so many-th, get as much to do each
+            yield [i for unit in sorted(step, key=lambda unit: max(self.lengths[i] for i in unit)) for i in unit]
 
 
 def _dealt(units: Sequence[list[int]], number: int) -> list[list[list[int]]]:
