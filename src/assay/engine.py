@@ -6,6 +6,7 @@ no more. On a cluster the folder of the curation must lie where all machines see
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,8 +30,13 @@ Name = Literal["local", "ray"]
 
 
 @contextmanager
-def start(name: Name, workers: int) -> Iterator[Engine]:
+def start(name: Name, workers: int, *, models: bool = False) -> Iterator[Engine]:
     """An engine with ``workers`` processes, stopped at the end of the block.
+
+    Args:
+        name: ``local`` or ``ray``.
+        workers: processes.
+        models: each worker keeps a model: on Ray an actor, with a GPU (or its part of one) where the cluster has any. Otherwise Ray gets tasks, which start sooner.
 
     Raises:
         AssayError: there is no such engine.
@@ -39,7 +45,7 @@ def start(name: Name, workers: int) -> Iterator[Engine]:
     if workers < 1:
         raise AssayError(f"workers: expected at least 1, found {workers}")
     if name == "ray":
-        with _ray(workers) as engine:
+        with _ray(workers, models) as engine:
             yield engine
     elif name != "local":
         raise AssayError(f"unknown engine `{name}`. Known: local, ray")
@@ -85,7 +91,7 @@ def _ticked(results: Iterator[Any], total: int, tick: Tick | None) -> list[Any]:
 
 
 @contextmanager
-def _ray(workers: int) -> Iterator[Engine]:
+def _ray(workers: int, models: bool) -> Iterator[Engine]:
     try:
         import ray
         import ray.data
@@ -93,11 +99,13 @@ def _ray(workers: int) -> Iterator[Engine]:
         raise MissingExtra("the engine `ray`", "ray") from None
     ours = not ray.is_initialized()
     if ours:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor on the terminal; what fails is raised
         ray.init(num_cpus=workers, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        yield _Ray(ray.data, workers)
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        yield _Ray(ray.data, workers, min(1.0, gpus / workers) if models else None)
     finally:
         if ours:
             ray.shutdown()
@@ -106,15 +114,19 @@ def _ray(workers: int) -> Iterator[Engine]:
 class _Ray:
     """Ray Data over the tasks: a row is a task's number, and results come back in the order of the numbers."""
 
-    def __init__(self, data: Any, workers: int) -> None:
-        self.data, self.workers = data, workers
+    def __init__(self, data: Any, workers: int, gpus: float | None) -> None:
+        """``gpus``: of each actor; None for tasks."""
+        self.data, self.workers, self.gpus = data, workers, gpus
 
     def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], tick: Tick | None = None) -> list[Any]:
         if not tasks:
             return []
         rows = self.data.from_items([{"number": i, "task": task} for i, task in enumerate(tasks)], override_num_blocks=min(len(tasks), self.workers * 4))
-        answered = rows.map(_Numbered(function), num_cpus=1).iter_rows()
-        done = sorted(_ticked(answered, len(tasks), tick), key=lambda row: int(row["number"]))
+        if self.gpus is None:
+            answered = rows.map(_Numbered(function), num_cpus=1)
+        else:
+            answered = rows.map(_Numbered, fn_constructor_args=(function,), compute=self.data.ActorPoolStrategy(size=min(self.workers, len(tasks))), num_cpus=1, num_gpus=self.gpus)
+        done = sorted(_ticked(answered.iter_rows(), len(tasks), tick), key=lambda row: int(row["number"]))
         for row in done:
             _raise(list(row["error"]))
         return [row["result"] for row in done]

@@ -38,7 +38,7 @@ def test_other_processes_give_the_same_scores(rows: Path, engine: str) -> None:
     folder = str(checkpoints()["first"])
     here = load_scorer(folder, precision="fp32")
     expected = score_file(here, str(rows)).table
-    with start(engine, 2) as running:  # type: ignore[arg-type]
+    with start(engine, 2, models=True) as running:  # type: ignore[arg-type]
         scored = score_file(here, str(rows), engine=running, load=partial(loaded, folder, "fp32", None, 1))
     found = scored.table
     assert (scored.aside, scored.unanswered, scored.usage) == (0, 0, None)
