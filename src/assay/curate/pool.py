@@ -39,6 +39,8 @@ from assay.pairs.schema import BOOKKEEPING, COLUMNS, conform, prompt_id
 
 SHARD_BYTES = 32 << 20
 """Text that a shard aims at: several times this is what a process holds."""
+SHARD_ROWS = 100_000
+"""Rows of a shard at most: of short texts it is their number that costs memory."""
 
 SEPARATOR = "\x1f"
 """Stands between the texts that ``trim`` cuts out."""
@@ -132,7 +134,7 @@ def _named(pairs: Path, shards: int | None) -> tuple[int, str]:
     """The number of shards, and what the pool of these pairs in so many is called."""
     metadata = pq.ParquetFile(pairs).metadata
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    shards = shards or max(1, min(4096, -(-size // SHARD_BYTES)))
+    shards = shards or max(1, min(4096, max(-(-size // SHARD_BYTES), -(-metadata.num_rows // SHARD_ROWS))))
     return shards, fingerprint(sha256_file(pairs), shards, VERSION)
 
 

@@ -138,7 +138,7 @@ def curate(
         print_ = fingerprint(pool.content, [s.model_dump() for s in steps], inputs, kernels.VERSION)
         if is_done(folder, print_) and all((folder / name).is_file() for name in OUTPUTS):
             return Curated(folder, read_json(folder / MANIFEST))
-        alive = pool.column("source", "category")
+        alive = pl.concat(part.with_columns(pl.col("source", "category").cast(pl.Categorical)) for part in pool.by_shard("source", "category"))
         for name in (MANIFEST, *OUTPUTS):
             (folder / name).unlink(missing_ok=True)
         alive, accounts = _run_steps(pool, alive, steps, inputs, folder, running, given)
