@@ -45,6 +45,8 @@ def p(d: Floats) -> Floats:
 FORMULAS: list[tuple[dict[str, Any], Callable[[Floats, Floats, Floats], Floats]]] = [
     ({"kind": "bradley_terry"}, lambda c, r, m: -np.log(p(c - r))),
     ({"kind": "bradley_terry", "smoothing": 0.1}, lambda c, r, m: -0.9 * np.log(p(c - r)) - 0.1 * np.log(1 - p(c - r))),
+    ({"kind": "cross_entropy", "smoothing": 0.1}, lambda c, r, m: -0.9 * (np.log(p(c)) + np.log(1 - p(r))) - 0.1 * (np.log(p(r)) + np.log(1 - p(c)))),
+    ({"kind": "hinge", "smoothing": 0.2}, lambda c, r, m: 0.8 * np.maximum(0, 1 - (c - r)) + 0.2 * np.maximum(0, 1 + (c - r))),
     ({"kind": "temperature_bt", "temperature": 0.5}, lambda c, r, m: -np.log(p((c - r) / 0.5))),
     ({"kind": "temperature_bt"}, lambda c, r, m: -np.log(p((c - r) / 2))),
     ({"kind": "focal", "gamma": 0.5}, lambda c, r, m: -((1 - p(c - r)) ** 0.5) * np.log(p(c - r))),
@@ -163,13 +165,15 @@ def test_a_scale_of_2_is_the_pair_twice() -> None:
     assert_same(with_slopes(LossConfig(kind="scaled_bt"), chosen, rejected, torch.full_like(chosen, 2.0)), (2 * losses, 2 * by_chosen, 2 * by_rejected))
 
 
+@pytest.mark.parametrize("kind", sorted(LOSSES))
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.49])
-def test_smoothing_is_the_mixture_of_both_labels(share: float) -> None:
+def test_smoothing_is_the_mixture_of_both_labels(kind: Any, share: float) -> None:
     chosen, rejected, margin = some_pairs()
-    as_given, turned = with_slopes(PLAIN, chosen, rejected, margin), with_slopes(PLAIN, rejected, chosen, margin)
+    plain = LossConfig(kind=kind)
+    as_given, turned = with_slopes(plain, chosen, rejected, margin), with_slopes(plain, rejected, chosen, margin)
     turned = turned[0], turned[2], turned[1]
     mixed = [(1 - share) * one + share * other for one, other in zip(as_given, turned, strict=True)]
-    assert_same(with_slopes(LossConfig(smoothing=share), chosen, rejected, margin), (mixed[0], mixed[1], mixed[2]))
+    assert_same(with_slopes(LossConfig(kind=kind, smoothing=share), chosen, rejected, margin), (mixed[0], mixed[1], mixed[2]))
 
 
 @pytest.mark.parametrize("kind", sorted(LOSSES))
@@ -279,10 +283,3 @@ def test_a_bare_name_is_the_loss_with_its_usual_parameters() -> None:
 def test_losses_that_do_not_exist_are_refused(given: Any) -> None:
     with pytest.raises(ValidationError):
         TrainConfig(loss=given)
-
-
-def test_smoothing_is_of_bradley_terry_alone() -> None:
-    for kind in sorted(set(LOSSES) - {"bradley_terry"}):
-        with pytest.raises(ValidationError, match=f"not of `{kind}`"):
-            LossConfig(kind=kind, smoothing=0.1)
-        LossConfig(kind=kind)

@@ -24,9 +24,8 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def _bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor, config: LossConfig) -> Tensor:
-    """-log p; with `smoothing` s, -(1 - s) log p - s log(1 - p): the likelihood if a share s of the labels is flipped."""
-    d = chosen - rejected
-    return -(1 - config.smoothing) * F.logsigmoid(d) - config.smoothing * F.logsigmoid(-d)
+    """-log p."""
+    return -F.logsigmoid(chosen - rejected)
 
 
 def _temperature_bt(chosen: Tensor, rejected: Tensor, margin: Tensor, config: LossConfig) -> Tensor:
@@ -96,10 +95,13 @@ LOSSES: dict[str, Loss] = {
 def pair_losses(chosen: Tensor, rejected: Tensor, margin: Tensor, config: LossConfig) -> Tensor:
     """The loss of each pair, [n] fp32, with what is asked for beside it.
 
+    `smoothing` s makes of any loss (1 - s) times itself and s times that of the opposite label: what is to be expected if a share s of the labels is flipped (Szegedy et al. 2016, arXiv 1512.00567).
     `centre` adds c (chosen + rejected)² to each pair, which holds the rewards around 0 (arXiv 2312.09244; c = 0.01 in use).
     """
-    chosen, rejected = chosen.float(), rejected.float()
-    losses = LOSSES[config.kind](chosen, rejected, margin.float(), config)
+    chosen, rejected, margin = chosen.float(), rejected.float(), margin.float()
+    losses = LOSSES[config.kind](chosen, rejected, margin, config)
+    if config.smoothing:
+        losses = (1 - config.smoothing) * losses + config.smoothing * LOSSES[config.kind](rejected, chosen, margin, config)
     return losses + config.centre * (chosen + rejected) ** 2 if config.centre else losses
 
 
