@@ -379,6 +379,28 @@ def test_no_prompt_long_enough_to_plant(tmp_path: Path) -> None:
     assert "8 clean rows" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("What is 7 + 8?", "prompt is in the benchmark"),
+        ("what is\n7 + 8", "prompt is in the benchmark"),
+        ("What is 7 - 8?", None),
+        ("What is 7 8?", None),
+        ("Tell me: what is 17 + 18 in words?", "holds a whole benchmark prompt"),
+        ("Tell me: what is 17 - 18 in words?", None),
+        ("Is C++ or C# the better language, and why is that so, and since when?", "holds a whole benchmark prompt"),
+        ("Is C or C the better language, and why is that so, and since when?", None),
+        ("Add the numbers 1 - 2 - 3 - 4 - 5 - 6 - 7 - 8 - 9 - 10", "prompt is in the benchmark"),
+    ],
+)
+def test_short_prompts_must_have_the_same_signs(prompt: str, reason: str | None, tmp_path: Path) -> None:
+    against = bench(tmp_path, "What is 7 + 8?", "what is 17 + 18 in words", "is C++ or C# the better language", "Add the numbers 1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10")
+    done = curate(from_rows([pair(prompt, "yes", "no")]), [Config(against=against)], tmp_path / "out")
+    ledger = pl.read_parquet(tmp_path / "out" / "ledger.parquet")
+    assert done.manifest["dropped"] == (reason is not None)
+    assert (ledger["reason"][0] or "").startswith(reason or "")
+
+
 def test_prompts_are_planted_by_the_words_the_step_counts(tmp_path: Path) -> None:
     """Three words with signs between them are three; a Chinese prompt has a word a character."""
     rng = random.Random(13)

@@ -63,6 +63,14 @@ def spaced(text: str) -> str:
     return " ".join(text.split())
 
 
+_SIGNS = re.compile(r"(?<=[\w)\]])\s*(?:[+/^=<>%]+|(?<!\*)\*(?!\*)|-(?=\s*[\d(]))|(?<=\w)#")
+
+
+def signs(text: str) -> str:
+    """The signs between words or at the end of one, as in 7 + 8, a < b and C++, which words leave out; a hyphen only before a number."""
+    return "".join("".join(_SIGNS.findall(text)).split())
+
+
 def normal(text: str) -> str:
     """The normal form by which two texts count as the same: their words, one space apart."""
     return " ".join(words(text))

@@ -2,7 +2,7 @@
 
 Three tiers, after case, punctuation, spacing and line breaks are taken away. First, the prompt as a whole equals a benchmark prompt.
 Second, it shares word n-grams with one; ``coverage`` asks how much of the benchmark prompt must be there. A benchmark prompt too short to
-have an n-gram is looked for as a whole, from ``short`` words on. Third, if ``cosine`` is given, prompts near a benchmark prompt in meaning
+have an n-gram is looked for as a whole, from ``short`` words on, and must have the same signs between its words: 7 + 8 is not 7 - 8. Third, if ``cosine`` is given, prompts near a benchmark prompt in meaning
 are marked and never dropped. The published re-release of the 80K collection dropped a row for a single shared 7-gram; the authors' later data
 used 13-grams (Skywork-Reward-V2, arXiv 2507.01352, appendix D). Every drop names the benchmark prompt, the words they share, and where they stand.
 
@@ -21,7 +21,7 @@ from pydantic import Field
 from assay.curate.embeddings import STATIC, embed, vectors_of
 from assay.curate.kernels import ngrams
 from assay.curate.kernels.features import asked
-from assay.curate.kernels.text import normal, prompt_text
+from assay.curate.kernels.text import normal, prompt_text, signs
 from assay.curate.kernels.tokens import tokenize
 from assay.curate.step import Context, StepConfig, verdicts
 from assay.errors import AssayError
@@ -124,21 +124,22 @@ def judge(rows: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
 
 AND = " and "
 """Between the benchmarks that have the same prompt."""
-LookedFor = tuple[dict[str, int], list[tuple[str, list[int], ngrams.Reference]]]
-"""Whole prompts by their words; and by tier, the items indexed and their n-grams."""
+LookedFor = tuple[dict[tuple[str, str], int], list[str], list[tuple[str, list[int], ngrams.Reference]]]
+"""Whole prompts by their words and signs; the signs of every item; and by tier, the items indexed and their n-grams."""
 
 
 def _looked_for(texts: list[str], config: Config) -> LookedFor:
     normals = [normal(text) for text in texts]
     length = [len(text.split()) for text in normals]
     items = [i for i, n in enumerate(length) if n >= config.min_words]
-    whole = {normals[i]: i for i in reversed(items)}
+    between = [signs(text) if n < config.ngram else "" for text, n in zip(texts, length, strict=True)]
+    whole = {(normals[i], between[i]): i for i in reversed(items)}
     tiers = [("n-gram", items, ngrams.index([normals[i] for i in items], config.ngram))]
     for size in range(max(config.short or config.ngram, config.min_words), config.ngram):
         these = [i for i in items if length[i] == size]
         if these:
             tiers.append(("short", these, ngrams.index([normals[i] for i in these], size)))
-    return whole, tiers
+    return whole, between, tiers
 
 
 FOUND = {"row": pl.UInt32, "item": pl.Int64, "tier": pl.String, "score": pl.Float64, "span": pl.String, "at": pl.Int64}
@@ -146,19 +147,24 @@ FOUND = {"row": pl.UInt32, "item": pl.Int64, "tier": pl.String, "score": pl.Floa
 
 def _overlap(shard: pl.DataFrame, looked_for: LookedFor) -> pl.DataFrame:
     """A kernel: the best match of every row that has one; a whole prompt counts before n-grams of one."""
-    whole, tiers = looked_for
+    whole, between, tiers = looked_for
     texts = shard.select(asked())["prompt"]
     hits: dict[int, tuple[int, str, float, str, int]] = {}
     tokens = tokenize(texts)
-    sizes = {len(text.split()) for text in whole}
+    sizes = {len(text.split()) for text, _ in whole}
+    of_form = tiers[0][2].n  # from so many words on, signs are form
     for i in np.flatnonzero(np.isin(np.diff(tokens.offsets), list(sizes))).tolist():
-        same = " ".join(tokens.words(int(tokens.offsets[i]), int(tokens.offsets[i + 1])))
+        words = tokens.words(int(tokens.offsets[i]), int(tokens.offsets[i + 1]))
+        same = " ".join(words), signs(texts[i]) if len(words) < of_form else ""
         if same in whole:
-            hits[i] = (whole[same], "exact", 1.0, same, 0)
+            hits[i] = (whole[same], "exact", 1.0, same[0], 0)
     for tier, items, grams in sorted(tiers, key=lambda t: t[0] != "short"):
         for i, found in enumerate(ngrams.overlaps(texts, grams)):
-            if found and i not in hits:
-                best = found[0]
+            if i in hits or not found:
+                continue
+            here = signs(texts[i])
+            best = next((hit for hit in found if between[items[hit.reference]] in here), None)
+            if best:
                 hits[i] = (items[best.reference], tier, best.coverage, best.span, best.at)
     rows = shard["row"]
     return pl.DataFrame([(rows[i], *hit) for i, hit in sorted(hits.items())], schema=FOUND, orient="row")

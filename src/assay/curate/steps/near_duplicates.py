@@ -6,7 +6,6 @@ exactly at the threshold is a candidate with at least 99%; the whole curve is in
 """
 
 import itertools
-import re
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ from pydantic import Field
 from assay.curate.kernels import minhash
 from assay.curate.kernels.components import components
 from assay.curate.kernels.features import parts
-from assay.curate.kernels.text import key
+from assay.curate.kernels.text import key, signs
 from assay.curate.step import Context, StepConfig, named, verdicts
 from assay.curate.steps.duplicates import best_value
 
@@ -30,9 +29,6 @@ WINDOW = 32
 
 NEAR_MISS = 0.05
 """Rows that miss the threshold by less are named in the step's verdicts, and stay."""
-
-SIGNS = re.compile(r"(?<=[\w)\]])\s*(?:[+/^=<>%]+|(?<!\*)\*(?!\*)|-(?=\s*[\d(]))|(?<=\w)#")
-"""Signs between words or at the end of one, as in 7 + 8, a < b and C++; a hyphen only before a number."""
 
 Edges = NDArray[np.int64]
 
@@ -147,18 +143,14 @@ def _checked(pairs: Edges, rows: pl.DataFrame, columns: list[str], config: Confi
 
 def _sets(shard: pl.DataFrame, config: Config) -> pl.DataFrame:
     """A kernel: a name of the signs in the short texts of every row, and the different shingles, sorted; those of a pair side by side for prompt, chosen and rejected."""
-    found, signs = shard.select("row"), [""] * shard.height
+    found, between = shard.select("row"), [""] * shard.height
     for name, text in parts(config.text).items():
         texts = shard.select(text.alias("text"))["text"]
-        signs = [f"{before}\n{_signs(text) if len(text.split()) < config.short else ''}" for before, text in zip(signs, texts, strict=True)]
+        between = [f"{before}\n{signs(text) if len(text.split()) < config.short else ''}" for before, text in zip(between, texts, strict=True)]
         hashes, offsets = minhash.shingles(texts, config.shingle, config.short)
         sets = [np.unique(hashes[a:b]) for a, b in itertools.pairwise(offsets)]
         found = found.with_columns(pl.Series(name, sets, dtype=pl.List(pl.UInt64)))
-    return found.insert_column(1, pl.Series("signs", [key(s) for s in signs], dtype=pl.UInt64))
-
-
-def _signs(text: str) -> str:
-    return "".join("".join(SIGNS.findall(text)).split())
+    return found.insert_column(1, pl.Series("signs", [key(s) for s in between], dtype=pl.UInt64))
 
 
 def _best_stay(alike: pl.DataFrame, best: pl.DataFrame, config: Config, context: Context) -> pl.LazyFrame:
