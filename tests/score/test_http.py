@@ -301,9 +301,10 @@ def test_what_is_asked(scripted: Callable[..., Scripted], remote: Callable[[str]
     assert found.values[:, 0].tolist() == [0.5] * 70
 
 
-def test_the_server_must_give_the_canaries_of_the_checkpoint_their_scores(scripted: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", ["openrlhf", "vllm"])
+def test_the_server_must_give_the_canaries_of_the_checkpoint_their_scores(kind: str, scripted: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = checkpoints()["first"]
-    lazy = f"openrlhf:{scripted(lambda path, body, n: (200, {}, {'rewards': [0.5] * len(body['query'])})).url}#{folder}"
+    lazy = f"{kind}:{scripted(lambda path, body, n: probs(0.5) if path == '/classify' else (200, {}, {'rewards': [0.5] * len(body['query'])})).url}#{folder}"
     worst = max(abs(canary.score - 0.5) for canary in contract.read(folder).canaries)
     with pytest.raises(AssayError, match=re.escape(f"differ by up to {worst:.2g} from those of its contract")):
         load_scorer(lazy)
@@ -312,7 +313,7 @@ def test_the_server_must_give_the_canaries_of_the_checkpoint_their_scores(script
     with pytest.warns(UserWarning, match=re.escape(f"differ by up to {worst:.2g}")):
         assert load_scorer(f"mean({lazy},rule:length)", allow_drift=worst + 1).score(many(1)).values[0, 0] == pytest.approx(0.75)
     with pytest.raises(AssayError, match="gives the canaries of .* no score .*status 400"):
-        load_scorer(f"openrlhf:{scripted(lambda path, body, n: (400, {}, {})).url}#{folder}")
+        load_scorer(f"{kind}:{scripted(lambda path, body, n: (400, {}, {})).url}#{folder}")
     assert run_app(["doctor", str(folder), "--against", lazy]) == 1
     assert "the other side" in capsys.readouterr().out
 

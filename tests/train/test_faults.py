@@ -260,3 +260,9 @@ def test_13_flash_attention_trains_the_same_model_and_is_left_before_it_is_measu
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-4) for name in one)
     assert used[0].model.config._attn_implementation == "assay"
     assert [finding.detail for finding in examine(other) if not finding.ok] == []
+
+
+@pytest.mark.parametrize(("more", "says"), [({"layout": "shared"}, "needs layout: packed"), ({"layout": "packed", "precision": "fp32"}, "computes in bf16 alone, but precision is fp32")])
+def test_what_flash_attention_cannot_do_is_refused(more: dict[str, str], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        config("any", attention="flash_attention_2", **more)

@@ -42,7 +42,7 @@ def score(
 
     check_output(output)
     parts = output.with_name(f".{output.name}.parts")
-    with start(engine, workers) as running, Terminal().bar("scoring", None) as tick:
+    with start(engine, workers, models=True) as running, Terminal().bar("scoring", None) as tick:
         here = loaded(scorer, precision, allow_drift)
         load = None if engine == "local" and workers == 1 else partial(loaded, scorer, precision, allow_drift, max(1, CORES // workers))
         scored = score_file(here, data, split=split, parts=parts, engine=running, load=load, tick=tick)
@@ -121,7 +121,7 @@ def doctor(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the doctor itself says what a server does differently
-        other = load_scorer(against, precision="fp32", allow_drift=math.inf if against.startswith("openrlhf:") else None) if against else None
+        other = load_scorer(against, precision="fp32", allow_drift=math.inf if against.startswith(("openrlhf:", "vllm:")) else None) if against else None
 
     def elsewhere(conversations: list[list[dict[str, str]]]) -> list[float]:
         assert other is not None

@@ -1,7 +1,8 @@
 """Scorers behind a URL, in the wire formats of reward servers.
 
 ``assay:URL``: a server of ours, attributes and truncation included. ``vllm:URL``: any server with vLLM's ``/classify`` that takes messages. ``openrlhf:URL#CHECKPOINT``: a server with ``/get_reward``, which takes whole texts;
-the chat template is that of the checkpoint, and the server must give its canaries the scores of its contract. Behind ``#`` stands, for the first two, the model's name there. The key is read from ``ASSAY_API_KEY``.
+the chat template is that of the checkpoint, and the server must give its canaries the scores of its contract. Behind ``#`` stands, for the first two, the model's name there; vLLM calls a model by its path, and where that is a checkpoint here too, its canaries
+are checked as well. The key is read from ``ASSAY_API_KEY``.
 
 Several requests are under way at once; what comes back keeps the order. Answers of 429 and 5xx and broken connections are tried again, after the time the server asks for; a request that
 fails for good leaves its conversations without a score, each with the reason.
@@ -74,8 +75,9 @@ class Remote:
             self._introduce()
         if kind == "openrlhf":
             self.render = _template_of(spec, self.name)
-            if contract := _contract_of(self.name):
-                self._check(contract, allow_drift)
+        is_checkpoint = kind == "openrlhf" or (kind == "vllm" and self.name and Path(self.name).is_dir())
+        if is_checkpoint and (contract := _contract_of(self.name)):
+            self._check(contract, allow_drift)
         self.tick = tick
 
     @property

@@ -21,19 +21,13 @@ class LossConfig(BaseModel):
     tempering: float = Field(0.5, ge=0, le=1)
     """Of `tempered_log`; 1 is Bradley-Terry."""
     smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Of `bradley_terry`: the share of labels believed to be flipped."""
+    """The share of labels believed to be flipped, with any loss."""
     centre: float = Field(0.0, ge=0)
     """Weight of (chosen + rejected)², which holds the rewards of a pair around 0; 0.01 is in use."""
     sum_to_zero: float = Field(0.0, ge=0)
     """Weight of the squared sum of a step's rewards over their number, which holds them around 0 together."""
     length_head: float = Field(0.0, ge=0)
     """Weight of the correlations by which a second head takes up what length explains, and the reward loses it (ODIN). 1 is published."""
-
-    @model_validator(mode="after")
-    def _smooth_only_bradley_terry(self) -> Self:
-        if self.smoothing and self.kind != "bradley_terry":
-            raise ValueError(f"smoothing is of `bradley_terry`, not of `{self.kind}`")
-        return self
 
 
 class LoraConfig(BaseModel):
@@ -136,4 +130,6 @@ class TrainConfig(BaseModel):
             raise ValueError("fsdp goes neither with lora nor with keep_best or patience")
         if self.attention == "flash_attention_2" and self.layout != "packed":
             raise ValueError("attention: flash_attention_2 needs layout: packed; it takes no mask between answers")
+        if self.attention == "flash_attention_2" and self.precision == "fp32":
+            raise ValueError("attention: flash_attention_2 computes in bf16 alone, but precision is fp32")
         return self
