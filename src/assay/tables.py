@@ -1,5 +1,6 @@
 """What the command line prints: tables and short texts on stdout."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -258,6 +259,11 @@ def figures(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
+def best_first(value: float) -> float:
+    """A key to sort by: the highest first, what is no number last."""
+    return -value if value == value else math.inf
+
+
 def p_value(p: float) -> str:
     """A p as text."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -317,9 +323,17 @@ def doubts(suite: dict[str, Any]) -> list[str]:
 
 
 def show_comparison(found: dict[str, Any], output: Path | None) -> None:
-    """A table a suite and scorer: its figures beside the first scorer's, and the tests."""
+    """Of more than two scorers a table a suite, the best first; then one a suite and scorer: its figures beside the first scorer's, and the tests."""
     first = found["names"][0]
     for name, suite in found["suites"].items():
+        if len(found["names"]) > 2:
+            show = percent if suite["figures"][first]["share"] else correlation
+            sections = list(suite["figures"][first]["sections"])
+            table = _table(f"{name}: {len(found['names'])} scorers", "", "overall", "95% interval", *sections)
+            for one, result in sorted(suite["figures"].items(), key=lambda one: best_first(one[1]["overall"]["value"])):
+                overall = result["overall"]
+                table.add_row(one, show(overall["value"]), f"{show(overall['low'])} to {show(overall['high'])}", *(show(result["sections"][s]["value"]) if s in result["sections"] else "-" for s in sections))
+            stdout.print(table)
         for other, against in suite["against_first"].items():
             share = suite["figures"][first]["share"]
             table = _table(f"{name}: {against['items']:,} items", "", first, other, "difference", "95% interval", "gained", "lost", "p", "p, corrected")

@@ -27,6 +27,7 @@ from assay.pairs.schema import Message, answer_text
 from assay.report.results_page import EXCERPT, WORST, write_best_of_n_page, write_comparison_page, write_results_page
 from assay.score.rules import Length
 from assay.score.scorer import Scores
+from assay.tables import show_comparison
 from conftest import turn
 
 LONG = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
@@ -341,7 +342,28 @@ def test_three_scorers_are_compared_on_one_page(tmp_path: Path) -> None:
     text = write_comparison_page(compare([load_results(tmp_path / n) for n in "abc"]), tmp_path / "c.html").read_text()
     for table in re.findall(r"<table>.*?</table>", text, re.DOTALL):
         widths = {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)}
-        assert widths == {1 + 3 + 2 * 3}
+        assert len(widths) == 1
+        assert "the best first" in table or widths == {1 + 3 + 2 * 3}
+
+
+def test_scorers_and_published_models_stand_the_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every = suites()[:2]
+    for name, scorer in (("a", Length()), ("b", Hashed("one")), ("c", Hashed("two"))):
+        evaluate(scorer, every, tmp_path / name)
+    found = compare([load_results(tmp_path / n) for n in "abc"])
+    pairs_board, rm_bench = re.findall(r"<tr><th>the best first.*?</table>", write_comparison_page(found, tmp_path / "c.html").read_text(), re.DOTALL)
+    show_comparison(found, None)
+    terminal = capsys.readouterr().out
+    for name, board in zip(found["suites"], (pairs_board, rm_bench), strict=True):
+        shown = [(html.unescape(n), float(v)) for n, v in re.findall(r"<tr><td[^>]*>(.*?)(?: <small>.published.</small>)?</td><td[^>]*>([\d.]+)%", board)]
+        assert [v for _, v in shown] == sorted((v for _, v in shown), reverse=True)
+        ours = {n: round(100 * suite["overall"]["value"], 1) for n, suite in found["suites"][name]["figures"].items()}
+        assert {n: v for n, v in shown if n in ours} == ours
+        assert [n for n, _ in shown if n in ours] == sorted(ours, key=lambda n: -ours[n])
+        lines = terminal[terminal.index(f"{name}: 3 scorers") :].splitlines()[2:5]
+        assert [line.split("%")[0].rsplit(maxsplit=1)[0].strip() for line in lines] == [n for n, _ in shown if n in ours]
+    assert "Skywork-Reward-V2-Llama-3.1-8B <small>(published)" in rm_bench
+    assert "published" not in pairs_board
 
 
 def test_best_of_n_has_a_row_for_every_n(runs: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """The pages of an evaluation: the results of one scorer, several scorers side by side, and best of n."""
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from assay.files import write_text
 from assay.pairs.schema import answer_text
 from assay.report import plots
 from assay.report.report import templates
-from assay.tables import apart, correlation, doubts, figures, p_value, percent
+from assay.tables import apart, best_first, correlation, doubts, figures, p_value, percent
 
 WORST = 10
 EXCERPT = 900
@@ -37,7 +38,7 @@ def write_results_page(folder: Path) -> Path:
 
 def write_comparison_page(compared: dict[str, Any], path: Path) -> Path:
     """Write the page of ``assay.evaluate.compare.compare``'s result."""
-    suites = [{"name": name, **suite, "against_first": _readable(suite["against_first"]), **_references(next(iter(suite["figures"].values()))), "rows": _side_by_side(suite)} for name, suite in compared["suites"].items()]
+    suites = [{"name": name, **suite, "against_first": _readable(suite["against_first"]), "leaderboard": _leaderboard(suite), "rows": _side_by_side(suite)} for name, suite in compared["suites"].items()]
     write_text(path, _page("comparison.html.j2", names=compared["names"], suites=suites, left_out=compared["left_out"], version=__version__))
     return path
 
@@ -141,6 +142,19 @@ def _worst(suite: Suite, rewards: Floats) -> list[dict[str, Any]]:
 
 def _short(text: str) -> str:
     return text if len(text) <= EXCERPT else text[:EXCERPT] + " ..."
+
+
+def _leaderboard(suite: dict[str, Any]) -> dict[str, Any]:
+    """All scorers of a suite and the published models, the best in the first column first: a row has a figure, or a published number, for each column."""
+    first = next(iter(suite["figures"].values()))
+    published = _references(first)["reference"] or {"columns": ["overall", *first["sections"]], "rows": {}, "source": None}
+    columns = published["columns"]
+    rows = []
+    for name, result in suite["figures"].items():
+        every = {**result["subsets"], **result["sections"], "overall": result["overall"]}
+        rows.append({"name": name, "measured": True, "figures": [every.get(column) for column in columns]})
+    rows += [{"name": name, "measured": False, "figures": [None if v is None else {"value": v} for v in values]} for name, values in published["rows"].items()]
+    return {"columns": columns, "rows": sorted(rows, key=lambda row: best_first(row["figures"][0]["value"] if row["figures"][0] else math.nan)), "source": published["source"]}
 
 
 def _side_by_side(suite: dict[str, Any]) -> list[dict[str, Any]]:
