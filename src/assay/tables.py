@@ -60,10 +60,10 @@ def show_curation(manifest: dict[str, Any], folder: Path) -> None:
     for account in manifest["accounts"]:
         show_account(account)
     say(f"{manifest['read']:,} pairs read = {manifest['kept']:,} kept + {manifest['dropped']:,} dropped")
+    say(f"rows near a threshold: assay borderline {folder}")
     if manifest.get("dry_run"):
         say("a dry run: no curated set was written; the same command without --dry-run takes the verdicts from here")
         return
-    say(f"rows near a threshold: assay borderline {folder}")
     say(f"curated set: {folder / 'kept.parquet'}; why a row went: assay why {folder} ID")
 
 

@@ -311,6 +311,16 @@ def test_borderline_rows_are_those_nearest_to_a_threshold(tmp_path: Path) -> Non
     assert ledger.borderline(make(tmp_path / "d", [markers.Config()], rows)).height == 0
 
 
+def test_borderline_rows_of_a_dry_run_are_those_of_the_run(tmp_path: Path) -> None:
+    rows = from_rows([pair(f"What is {i}?", "yes " * (i + 1), "no", margin=i / 10) for i in range(12)])
+    steps = [select.Config(by="margin", others=0.5)]
+    curate(rows, steps, tmp_path / "dry", dry_run=True)
+    curate(rows, steps, tmp_path / "run")
+    found = ledger.borderline(tmp_path / "dry", rows=2)
+    assert found.height == 4
+    assert found.equals(ledger.borderline(tmp_path / "run", rows=2))
+
+
 def test_diff_counts_copies(tmp_path: Path) -> None:
     rows = [pair("said thrice", "good", "bad") for _ in range(3)] + [pair("said once", "good", "bad")]
     all_, one = make(tmp_path / "all", [], rows), make(tmp_path / "one", [duplicates.Config()], rows)

@@ -47,7 +47,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_what_a_step_holds_does_not_depend_on_lengths() -> None:
-    """Steps of examples of like length need less padding, and train worse."""
+    """A model should not learn from the long ones at one time and from the short ones at another."""
     lengths = [(i * 7919) % 500 + 1 for i in range(320)]
     steps, even = list(StepSampler(lengths, 32, 0)), list(StepSampler([1] * 320, 32, 0))
     assert [set(step) for step in steps] == [set(step) for step in even]

@@ -276,4 +276,5 @@ def diff(a: Path, b: Path, *, rows: Annotated[int, Parameter(help="Rows to list.
 
 def _curation(folder: Path) -> Path:
     folder = fetch(folder)
-    return folder / "curate" if (folder / "curate" / "manifest.json").is_file() else folder
+    inner = folder / "curate"
+    return inner if (inner / "manifest.json").is_file() or (inner / "steps").is_dir() else folder

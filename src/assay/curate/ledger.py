@@ -104,10 +104,12 @@ def _benchmark_prompts(folder: Path, path: list[dict[str, Any]]) -> dict[str, st
 
 
 def borderline(folder: Path, rows: int = 3) -> pl.DataFrame:
-    """For every step with a threshold, the rows nearest to it, dropped and kept: step, keep, close, reason, because_of, id, copy."""
-    open_folder(folder)
+    """For every step with a threshold, the rows nearest to it, dropped and kept: step, keep, close, reason, because_of, id, copy. ``folder`` may be that of a dry run."""
+    steps = sorted(p.parent for p in folder.glob(f"steps/*/{MANIFEST}"))
+    if not steps:
+        open_folder(folder)
     found = [pl.DataFrame(schema={"step": pl.String, "keep": pl.Boolean, "close": pl.Float64, "reason": pl.String, "because_of": pl.String, "id": pl.String, "copy": pl.Int32})]
-    for step in sorted(p.parent for p in folder.glob(f"steps/*/{MANIFEST}")):
+    for step in steps:
         near = pl.scan_parquet(step / "verdicts.parquet").filter(pl.col("close").is_not_null()).with_columns(pl.col("close").abs())
         for keep in (False, True):
             nearest = near.filter(pl.col("keep") == keep).sort("close", "id", "copy").head(rows).collect()

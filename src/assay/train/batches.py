@@ -1,7 +1,7 @@
 """Batches for training: every optimiser step holds the same number of examples drawn at random, and is worked off in parts of similar length.
 
 An epoch is shuffled and dealt into steps; a step is cut into parts that need little padding and stay within a token budget. So what a step learns from does not
-depend on lengths: steps of examples of like length need as little padding, but learn less from as many of them (docs/results.md). The order is a function of the seed and the epoch
+depend on lengths (steps of examples of like length pad no less, and were behind after as many of them: docs/results.md). The order is a function of the seed and the epoch
 alone, which is what makes a resumed run go on exactly where the killed one stood, and every process of several know its own part.
 """
 

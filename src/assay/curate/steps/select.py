@@ -119,5 +119,6 @@ def _groups(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
     if config.per_source:
         name = pl.concat_str(name, pl.lit(" of "), pl.col("source").fill_null("(no source)"))
     kinds = rows.select("source", "category").unique()
-    kinds = kinds.hstack(kinds.with_columns(pl.col("source", "category").cast(pl.String)).select(name=name, share=share, count=count))
+    said = kinds.cast(pl.String).with_columns(name=name, share=share, count=count).select("name", "share", "count")
+    kinds = kinds.hstack(said)
     return kinds.with_columns(group=pl.col("name").rank("dense").cast(pl.UInt32))
