@@ -191,10 +191,11 @@ def test_the_derivative_that_is_written_out_is_the_derivative(groups: int, maske
     torch.manual_seed(groups)
     length, size = 4, 3
     query, key, value = (torch.randn(2, 2, n, size, dtype=torch.float64, requires_grad=True) for n in (groups * length, length, length))
-    hidden = ~some_mask()[:, :, None, :length, :length] if masked else None
+    unseen = ~some_mask()[:, :, None, :length, :length]
+    hidden = torch.zeros(unseen.shape, dtype=torch.float64).masked_fill_(unseen, torch.finfo(torch.float64).min) if masked else None
     assert torch.autograd.gradcheck(lambda *heads: _Products.apply(*heads, hidden, groups), (query, key, value))
     alone = [one.detach() for one in (query, key, value)]
-    expected = torch.softmax((alone[0] @ alone[1].mT).view(2, 2, groups, length, length).masked_fill(hidden if masked else torch.tensor(False), -torch.inf), dim=-1).flatten(2, 3) @ alone[2]
+    expected = torch.softmax((alone[0] @ alone[1].mT).view(2, 2, groups, length, length).masked_fill(unseen if masked else torch.tensor(False), -torch.inf), dim=-1).flatten(2, 3) @ alone[2]
     torch.testing.assert_close(_Products.apply(*alone, hidden, groups), expected)
 
 

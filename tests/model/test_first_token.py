@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from assay.model.first_token import read_first_only
+from assay.model.layout import Name
 from assay.model.network import Network, as_reward_model, use_attention
 
 SIZES: dict[str, Any] = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0, "initializer_range": 0.2}
@@ -37,9 +38,9 @@ def made(config: Any, **more: Any) -> Any:
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 
-def outputs_and_gradients(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs of all sequences, padded, and the gradients of the sum of their squares."""
-    network = Network(model, 0)
+def outputs_and_gradients(model: Any, layout: Name = "padded") -> tuple[Tensor, dict[str, Tensor]]:
+    """Outputs of all sequences, and the gradients of the sum of their squares."""
+    network = Network(model, 0, layout)
     model.zero_grad()
     outputs = network(network.prepare(groups()))
     (outputs**2).sum().backward()
@@ -98,6 +99,32 @@ def test_a_sequence_is_read_alike_alone_and_beside_longer_ones(name: str) -> Non
     together = outputs_and_gradients(model)[0]
     alone = torch.cat([made(AS_BERT[name])(input_ids=torch.tensor([one])).logits for group in groups() for one in group])
     torch.testing.assert_close(together, alone.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attending", [1, 2_000, 100_000])
+@pytest.mark.parametrize("padding", [1, 32])
+@pytest.mark.parametrize("name", AS_BERT)
+def test_in_a_row_it_gives_the_same_outputs_and_gradients(name: str, padding: int, attending: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.model.batching.PADDING", padding)
+    monkeypatch.setattr("assay.model.layout.ATTENDING", attending)
+    plain, model = made(AS_BERT[name]), as_reward_model(made(AS_BERT[name]))
+    use_attention(model)
+    found, expected = outputs_and_gradients(model, "packed"), outputs_and_gradients(plain)
+    positions = next(key for key in expected[1] if key.endswith("position_embeddings.weight"))
+    assert found[1][positions].abs().sum() > 0
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("name", AS_BERT)
+def test_in_a_row_in_bf16_it_gives_the_same_but_for_rounding(name: str) -> None:
+    plain, model = made(AS_BERT[name]), as_reward_model(made(AS_BERT[name]))
+    use_attention(model)
+    exact = outputs_and_gradients(plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = outputs_and_gradients(model, "packed")
+    assert found[0].dtype == torch.float32
+    for one, other in ((found[0], exact[0]), (torch.cat([g.flatten() for g in found[1].values()]), torch.cat([g.flatten() for g in exact[1].values()]))):
+        assert float((one - other).norm() / other.norm()) < 0.05
 
 
 @pytest.mark.parametrize("name", OTHERS)

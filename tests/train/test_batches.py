@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.model.batching import PADDING, by_length
 from assay.model.layout import Name, lay_out
 from assay.model.network import pad
-from assay.score.batching import PADDING, by_length
 from assay.train.batches import Example, Part, StepSampler, parts
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
@@ -23,6 +23,16 @@ def test_by_length_is_a_partition_within_the_budget(lengths: list[int], tokens: 
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= tokens
         assert max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) <= tokens / PADDING
+
+
+@given(LENGTHS, st.integers(1, 600))
+def test_in_a_row_a_batch_takes_what_fits(lengths: list[int], tokens: int) -> None:
+    batches = by_length(lengths, tokens, in_a_row=True)
+    assert [lengths[i] for batch in batches for i in batch] == sorted(lengths, reverse=True)
+    for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        used = sum(lengths[i] for i in batch)
+        assert len(batch) == 1 or used <= tokens
+        assert not following or used + lengths[following[0]] > tokens
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
@@ -131,7 +141,7 @@ def laid_out(part: Part, layout: Name) -> int:
         return pad(sequences(part), 0, "cpu")["input_ids"].numel()
     if layout == "packed":
         return sum(map(len, sequences(part)))
-    return lay_out(part.groups, 0, share=True).input_ids.numel()
+    return lay_out(part.groups, share=True).input_ids.numel()
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,31 +1,54 @@
 """The last layer of an encoder that is read at its first token computes that token alone: the same reward for a sixth of a six-layer model's work less."""
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+
+from assay.model.attention import attend
+from assay.model.layout import Block, apart, firsts, masks_of
 
 KINDS = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"}
 """Models whose layers compute what BERT's do; many others name their parts alike and compute something else."""
 
 
+def reads_first_only(model: Any) -> bool:
+    """Whether ``model`` is one of ``KINDS``."""
+    return model.config.model_type in KINDS
+
+
 def read_first_only(model: Any) -> Any:
-    """``model``, whose last layer gives out the first token's vector [n, 1, size], if it is one of ``KINDS``; unchanged otherwise."""
-    if model.config.model_type in KINDS:
+    """``model``, whose last layer gives out the first token's vector [n, 1, size] of each sequence, if it is one of ``KINDS``; unchanged otherwise."""
+    if reads_first_only(model):
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_first_token, last)
     return model
 
 
-def _first_token(layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+def first_position(model: Any) -> int:
+    """The position of a sequence's first token: behind that of padding, where there is one."""
+    padding = model.base_model.embeddings.position_embeddings.padding_idx
+    return 0 if padding is None else padding + 1
+
+
+def _first_token(layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, blocks: Sequence[Block] = (), **__: Any) -> Tensor:
     inner = layer.attention.self
 
     def heads(states: Tensor) -> Tensor:
         return states.view(*states.shape[:-1], -1, inner.attention_head_size).transpose(1, 2)
 
-    first = hidden_states[:, :1]
-    mask = None if attention_mask is None else attention_mask[:, :, :1]
-    seen = F.scaled_dot_product_attention(heads(inner.query(first)), heads(inner.key(hidden_states)), heads(inner.value(hidden_states)), attn_mask=mask, dropout_p=inner.dropout.p if layer.training else 0.0)
-    after: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+    def seen(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return attend(inner, heads(query), heads(key), heads(value), mask, None, inner.dropout.p if layer.training else 0.0, {"is_causal": False})
+
+    key, value = inner.key(hidden_states), inner.value(hidden_states)
+    if blocks:
+        first = hidden_states[0, firsts(blocks)][:, None]
+        of_blocks = zip(inner.query(first).split([block.number for block in blocks]), apart(key, blocks), apart(value, blocks), masks_of(attention_mask, blocks), strict=True)
+        found = torch.cat([seen(query, keys, values, None if mask is None else mask[:, :, :1]) for query, keys, values, mask in of_blocks])
+    else:
+        first = hidden_states[:, :1]
+        found = seen(inner.query(first), key, value, None if attention_mask is None else attention_mask[:, :, :1])
+    after: Tensor = layer.feed_forward_chunk(layer.attention.output(found.flatten(2), first))
     return after

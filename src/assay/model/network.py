@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from assay.errors import AssayError
 from assay.model import attention
-from assay.model.first_token import read_first_only
-from assay.model.layout import Group, Name, Rows, lay_out, masks
+from assay.model.first_token import first_position, read_first_only, reads_first_only
+from assay.model.layout import Group, Name, Row, lay_out, masks
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 FLASH = "flash_attention_2"
@@ -29,37 +29,44 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.pad_id, self.layout, self.flex = model, pad_id, layout, flex
 
-    def prepare(self, groups: Sequence[Group]) -> Rows | dict[str, Tensor]:
+    def prepare(self, groups: Sequence[Group]) -> Row | dict[str, Tensor]:
         """The tensors for ``forward``, where the network is."""
         device = self.model.device
         if self.layout == "padded":
             return pad([one for group in groups for one in group], self.pad_id, device)
         if self.layout == "packed":
             groups = [[one] for group in groups for one in group]
-        return lay_out(groups, self.pad_id, share=self.layout == "shared").to(device)
+        return lay_out(groups, share=self.layout == "shared").to(device)
 
-    def forward(self, batch: Rows | dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: Row | dict[str, Tensor]) -> Tensor:
         """Outputs of all sequences in the order given, fp32 of shape [n, k]."""
         if isinstance(batch, dict):
             logits: Tensor = self.model(**batch).logits
             return logits.float()
+        if not is_decoder(self.model):
+            return self._encoded(batch)
         backbone = getattr(self.model, self.model.base_model_prefix)
         config = self.model.config.get_text_config()
-        if config._attn_implementation == FLASH:  # takes no mask: where positions start again in a single row, a sequence begins
-            found = backbone(input_ids=batch.input_ids.reshape(1, -1), position_ids=batch.position_ids.reshape(1, -1), use_cache=False)
+        if config._attn_implementation == FLASH:  # takes no mask: where positions start again, a sequence begins
+            found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
         else:
-            found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), use_cache=False)
-        ends = found.last_hidden_state.flatten(0, 1)[batch.last]
-        outputs: Tensor = head_of(self.model)(ends)
+            found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), blocks=batch.blocks, use_cache=False)
+        outputs: Tensor = head_of(self.model)(found.last_hidden_state[0, batch.last])
         return outputs.float()
 
-    def _mask(self, rows: Rows, window: int | None) -> Any:
+    def _encoded(self, row: Row) -> Tensor:
+        """Outputs of an encoder that is read at its first tokens, which its last layer gives out as a sequence each, in the order of the row."""
+        positions = row.position_ids + first_position(self.model)
+        outputs: Tensor = self.model(input_ids=row.input_ids, position_ids=positions, token_type_ids=torch.zeros_like(positions), attention_mask=row.sees(causal=False), blocks=row.blocks).logits
+        return outputs[row.last.argsort().argsort()].float()
+
+    def _mask(self, row: Row, window: int | None) -> Any:
         if not self.flex:
-            return rows.sees(window)
+            return row.sees(window)
         from torch.nn.attention.flex_attention import create_block_mask
 
-        number, width = rows.input_ids.shape
-        return create_block_mask(rows.sees_at(window), number, None, width, width, device=str(rows.input_ids.device))
+        tokens = row.input_ids.shape[1]
+        return create_block_mask(row.sees_at(window), 1, None, tokens, tokens, device=str(row.input_ids.device))
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
@@ -79,18 +86,20 @@ def layout_for(model: Any, wish: Name | None, pad_id: int) -> Name:
     Raises:
         AssayError: the model cannot do what is wished.
     """
-    if wish == "padded" or (wish is None and not is_decoder(model)):
-        return "padded"
-    why = why_not_shared(model, pad_id)
+    best: Name = "shared" if is_decoder(model) else "packed"
+    why = None if wish == "padded" else why_not(wish or best, model, pad_id)
     if why and wish:
-        raise AssayError(f"train.layout is {wish}, but {type(model).__name__} {why}; use `padded`")
-    return "padded" if why else wish or "shared"
+        raise AssayError(f"train.layout is {wish}, but {type(model).__name__} {why}; use `padded`" + (", or leave it out" if wish == "shared" else ""))
+    return "padded" if why else wish or best
 
 
-def why_not_shared(model: Any, pad_id: int) -> str | None:
-    """Why several sequences cannot lie in one row of this model; None if they can."""
+def why_not(layout: Name, model: Any, pad_id: int) -> str | None:
+    """Why sequences cannot lie in one row of this model, in ``layout``; None if they can."""
     if not is_decoder(model):
-        return "reads in both directions, so that its prompt depends on the answer"
+        if layout == "shared":
+            return "reads in both directions, so that its prompt depends on the answer"
+        if not reads_first_only(model):
+            return "is not of a kind of encoder for which Assay can keep sequences apart"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - KNOWN_LAYERS
     if kinds:
         return f"has layers of the kind {', '.join(sorted(kinds))}, for which Assay cannot keep answers apart"
@@ -100,7 +109,7 @@ def why_not_shared(model: Any, pad_id: int) -> str | None:
     model.eval()
     try:
         with torch.inference_mode():
-            one, other = (network(network.prepare(groups)) for network in (Network(model, pad_id, "padded"), Network(model, pad_id, "shared")))
+            one, other = (network(network.prepare(groups)) for network in (Network(model, pad_id), Network(model, pad_id, layout)))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         return f"does not take positions and masks ({str(error).splitlines()[0]})"
     finally:

@@ -147,8 +147,7 @@ def from_checkpoint(folder: Path, max_length: int, add_special_tokens: bool, mer
     for key, value in (settings or {}).items():
         setattr(config.get_text_config(), key, value)
     model = as_reward_model(_load(str(folder), config, whole=True)[0].eval())
-    if model.config.model_type == "gemma2":
-        use_attention(model)
+    use_attention(model)
     return RewardModel(model, tokenizer, max_length, add_special_tokens, merge)
 
 

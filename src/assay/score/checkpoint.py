@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from assay.errors import AssayError
 from assay.files import fingerprint, first_line
 from assay.model import checkpoint
+from assay.model.batching import by_length
 from assay.model.contract import Contract
 from assay.model.layout import size
 from assay.model.onnx import OnnxModel
@@ -19,7 +20,6 @@ from assay.model.reward_model import RewardModel, best_device, in_precision, pre
 from assay.pairs.schema import Message
 from assay.pairs.sources import is_hub_id
 from assay.remote import fetch, url
-from assay.score.batching import by_length
 from assay.score.scorer import Scores, Tick
 
 OPENVINO = "openvino:"
@@ -98,7 +98,7 @@ def score_tokens(
     lengths = [size([distinct[i] for i in group], layout) for group in groups]
     done = 0
     with torch.inference_mode(), in_precision(precision, reward_model.device):
-        for batch in by_length(lengths, tokens_per_batch):
+        for batch in by_length(lengths, tokens_per_batch, in_a_row=layout != "padded"):
             members = [i for g in batch for i in groups[g]]
             outputs = network(network.prepare([[distinct[i] for i in groups[g]] for g in batch]))
             rewards = reward_model.merged(outputs)[:, None]

@@ -13,9 +13,9 @@ from assay.curate.step import Likelihood
 from assay.errors import AssayError
 from assay.files import first_line, read_parquet, write_parquet
 from assay.model.backbones import locate
+from assay.model.batching import by_length
 from assay.model.reward_model import best_device, in_precision, precision_of
 from assay.pairs.schema import Message, answer_text
-from assay.score.batching import by_length
 from assay.screen import Quiet, Screen
 
 CHUNK = 256

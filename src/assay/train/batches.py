@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset, Sampler
 
+from assay.model.batching import by_length
 from assay.model.layout import Group, Name, size
-from assay.score.batching import by_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ def parts(examples: Sequence[Example], tokens: int, layout: Name) -> list[Part]:
     for i, example in enumerate(examples):
         units.setdefault(example.prompt if layout == "shared" and example.prompt else i, []).append(example)
     fitting = [few for unit in units.values() for few in _fitting(unit, tokens, layout)]
-    lengths = [size(_distinct(unit), "shared" if layout == "shared" else "padded") for unit in fitting]  # rows of packed sequences are as wide as the longest
-    return [_part([fitting[i] for i in part]) for part in by_length(lengths, tokens)]
+    lengths = [size(_distinct(unit), layout) for unit in fitting]
+    return [_part([fitting[i] for i in part]) for part in by_length(lengths, tokens, in_a_row=layout != "padded")]
 
 
 def _fitting(unit: list[Example], tokens: int, layout: Name) -> list[list[Example]]:

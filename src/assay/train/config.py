@@ -77,7 +77,7 @@ class TrainConfig(BaseModel):
     together: bool = False
     """Deal all pairs of a prompt into one step, where each answer is computed once (as InstructGPT does). For data with many pairs a prompt."""
     layout: Literal["shared", "packed", "padded"] | None = None
-    """How answers lie in a batch: `shared` computes a prompt once for its answers, `packed` puts several in a row, `padded` one. By default the fastest the model can do; the result is the same."""
+    """How answers lie in a batch: `shared` computes a prompt once for its answers, `packed` each with its own prompt, both in a row without padding; `padded` fills every conversation up to the longest. By default the fastest the model can do; the result is the same."""
     attention: Literal["flex_attention", "flash_attention_2"] | None = None
     """On a GPU: FlexAttention, which skips what is masked, or FlashAttention 2 (with `packed`, its variable-length kernel). By default SDPA with a mask."""
     learning_rate: float = Field(2e-5, gt=0)

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 
 from assay.model.backbones import locate
-from assay.model.layout import lay_out, size
+from assay.model.layout import Name, size
 from assay.model.network import Network
 from assay.model.reward_model import best_device, from_backbone, precision_of
 from assay.train.batches import ExampleSet, parts
@@ -36,9 +36,10 @@ def plan(rows: pl.DataFrame, config: TrainConfig) -> dict[str, Any]:
     examples, truncated = examples_of(reward_model, seen, config)
     network, _ = networked(reward_model, config)
     steps = list(steps_of(ExampleSet(examples), config, network))[:SAMPLED]
+    real: Name = "shared" if network.layout == "shared" else "packed"
     computed = used = 0
     for part in (part for step in steps for part in parts(step, config.tokens_per_batch, network.layout)):
-        used += sum(size(group, "shared" if network.layout == "shared" else "packed") for group in part.groups)
+        used += sum(size(group, real) for group in part.groups)
         computed += _computed(part.groups, network)
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -51,7 +52,7 @@ def plan(rows: pl.DataFrame, config: TrainConfig) -> dict[str, Any]:
         "steps": steps_for(seen.height, config),
         "batch_size": config.batch_size,
         "layout": network.layout,
-        "tokens": sum(size(e.answers, "shared" if network.layout == "shared" else "packed") for e in examples),
+        "tokens": sum(size(e.answers, real) for e in examples),
         "tokens_apart": sum(len(answer) for e in examples for answer in e.answers),
         "padding": 1 - used / computed if computed else 0.0,
         "parameters": parameters,
@@ -65,10 +66,8 @@ def plan(rows: pl.DataFrame, config: TrainConfig) -> dict[str, Any]:
 
 def _computed(groups: Any, network: Network) -> int:
     if network.layout == "padded":
-        flat = [one for group in groups for one in group]
-        return len(flat) * max(map(len, flat))
-    apart = groups if network.layout == "shared" else [[one] for group in groups for one in group]
-    return lay_out(apart, 0, share=network.layout == "shared").input_ids.numel()
+        return size([one for group in groups for one in group], "padded")
+    return sum(size(group, network.layout) for group in groups)
 
 
 def _activations(network: Network, config: TrainConfig, precision: str) -> float:
