@@ -45,7 +45,7 @@ def test_the_token_budget_does_not_change_the_model(tiny_encoder: Path, make_pai
     for tokens in (64, 100_000):
         checkpoint = train(make_pairs(40), config(tiny_encoder, tokens_per_batch=tokens, max_steps=4), tmp_path / str(tokens))
         weights.append(load_file(checkpoint / "model.safetensors"))
-    for name in weights[0]:
+    for name in weights[0].keys() - {"classifier.bias"}:  # whose gradient is rounding alone, as it cancels in a difference of rewards
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=2e-4)
 
 
