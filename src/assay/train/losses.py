@@ -24,7 +24,7 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def _bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor, config: LossConfig) -> Tensor:
-    """-log p."""
+    """-log p with p = sigmoid(d), d = chosen - rejected (Ouyang et al. 2022, arXiv 2203.02155, eq. 1)."""
     return -F.logsigmoid(chosen - rejected)
 
 
