@@ -1,6 +1,6 @@
-"""``assay demo`` as a newcomer runs it: the whole loop on the embedded sample with the real backbone.
+"""``assay demo`` as a newcomer runs it: the whole loop on the embedded sample, with a backbone of two layers and 32 dimensions in the place of the real one, of which nothing is asked but to run.
 
-A processor without fast bf16 takes a quarter of an hour for it; there a backbone of two layers and 32 dimensions takes its place, and nothing is asked of the accuracy.
+With the real one, which takes up to a quarter of an hour, it is ``make demo``.
 """
 
 import os
@@ -10,13 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from assay.demo.demo import what_was_found
 from assay.files import read_json
-from assay.model.reward_model import precision_of
-
-SHORTENED = ["curate.agree.fit.max_steps=20", "train.max_steps=20", "train.evaluate_every=10"]
 
 
 def run(folder: Path, *command: str, **environment: str) -> str:
@@ -35,15 +31,12 @@ def accuracy(run_folder: Path, arm: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo(small_cache: Path, tmp_path: Path) -> None:
-    whole = precision_of("auto", torch.device("cpu")) == "bf16"
-    said = run(tmp_path, "demo") if whole else run(tmp_path, "run", "demo", *(part for setting in SHORTENED for part in ("--set", setting)), ASSAY_CACHE=str(small_cache))
+    said = run(tmp_path, "demo", ASSAY_CACHE=str(small_cache))
     (folder,) = tmp_path.iterdir()
     found = {one.defect: one for one in what_was_found(folder / "curate")}
     assert {name for name, one in found.items() if one.recall == 1.0} >= {"copy", "marker", "benchmark prompt"}
+    assert all(defect in said for defect in found)
+    assert str(folder / "report.html") in said
     assert (folder / "report.html").is_file()
     curated, everything = accuracy(folder, "curated"), accuracy(folder, "everything")
     assert curated["items"] == everything["items"]
-    if whole:
-        assert curated["low"] > max(curated["random"][1], curated["length"])
-        assert all(defect in said for defect in found)
-        assert str(folder / "report.html") in said
