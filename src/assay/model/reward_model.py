@@ -198,6 +198,9 @@ def _load(source: str, config: Any, whole: bool = False, four_bits: str | None =
             if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
                 raise AssayError(f"{source}: the saved head has another number of labels than the {config.num_labels} asked for. Start from the backbone it was made of, or see `assay explain importing`.") from None
             raise AssayError(f"{source}: the model cannot be loaded ({first_line(error)})") from None
+    for module in model.modules() if four_bits else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes repacks weights when they score on such a processor: with rounded scales, for good, and not all sizes
+            module.support_avx512bf16_for_cpu = False
     if whole and report["missing_keys"]:
         raise AssayError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}; the head is lost if it is among them")
     elsewhere = [name for name in ELSEWHERE if f"{name}.weight" in report["unexpected_keys"]] or (["v_head"] if (Path(source) / "value_head.safetensors").is_file() else [])
