@@ -62,7 +62,7 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, m
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, groups: int, softcap: float) -> Tensor:
     scores = torch.tanh((query @ key.transpose(2, 3)).float() / softcap) * softcap
-    return _softmax(_hide(scores, hidden, groups)).to(value.dtype) @ value
+    return torch.softmax(_hide(scores, hidden, groups), dim=-1).to(value.dtype) @ value
 
 
 def _hide(scores: Tensor, hidden: Tensor | None, groups: int) -> Tensor:
@@ -70,10 +70,6 @@ def _hide(scores: Tensor, hidden: Tensor | None, groups: int) -> Tensor:
     if hidden is not None:
         scores.view(*scores.shape[:2], groups, -1, scores.shape[-1]).add_(hidden)
     return scores
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    return torch.softmax(scores, dim=-1)
 
 
 class _Products(torch.autograd.Function):
