@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from assay.model.attention import _Products, attention
-from assay.model.layout import Name
+from assay.model.attention import _hiding, _Products, _RowProducts, attention
+from assay.model.layout import Name, lay_out, masks_of
 from assay.model.network import Network, as_reward_model, use_attention
 
 LENGTH, SIZE = 9, 8
@@ -171,14 +171,15 @@ def test_under_autocast_it_runs_in_bf16_whatever_it_is_given(softcap: float | No
     assert torch.equal(out, attention(Layer(2), rounded[0], rounded[1], rounded[2], some_mask(), softcap=softcap)[0])
 
 
-def test_products_are_for_short_training_in_bf16_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_for_few_tokens_in_bf16_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     heads, mask = some_heads(dtype=torch.bfloat16), some_mask()
-    assert used_products(attention(Layer(2), *heads, mask)[0])
+    with_gradient, _ = attention(Layer(2), *heads, mask)
+    assert used_products(with_gradient)
     assert not used_products(attention(Layer(2), *(one.detach().float().requires_grad_() for one in heads), mask)[0])
     assert not used_products(attention(Layer(2), *heads, mask, dropout=0.1)[0])
     assert not used_products(attention(Layer(2), *heads, mask, position_bias=torch.zeros(1, 4, LENGTH, LENGTH, dtype=torch.bfloat16))[0])
     with torch.no_grad():
-        assert torch.equal(attention(Layer(2), *heads, mask)[0], sdpa_attention_forward(Layer(2), *heads, mask)[0])
+        assert torch.equal(attention(Layer(2), *heads, mask)[0], with_gradient)
     monkeypatch.setattr("assay.model.attention.FEW_TOKENS", LENGTH - 1)
     assert not used_products(attention(Layer(2), *heads, mask)[0])
     monkeypatch.setattr("assay.model.attention.FEW_TOKENS", LENGTH)
@@ -197,6 +198,23 @@ def test_the_derivative_that_is_written_out_is_the_derivative(groups: int, maske
     alone = [one.detach() for one in (query, key, value)]
     expected = torch.softmax((alone[0] @ alone[1].mT).view(2, 2, groups, length, length).masked_fill(unseen if masked else torch.tensor(False), -torch.inf), dim=-1).flatten(2, 3) @ alone[2]
     torch.testing.assert_close(_Products.apply(*alone, hidden, groups), expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_a_row_attends_as_its_groups_do_alone(shared: int, causal: bool) -> None:
+    torch.manual_seed(shared)
+    row = lay_out([[list(range(3, 3 + n))] for n in (5, 4, 4, 4, 2)], share=False)
+    assert {block.even for block in row.blocks} == {False} or len(row.blocks) > 1
+    query, key, value = (torch.randn(19, heads, 3, dtype=torch.float64, requires_grad=True) for heads in (2 * shared, shared, shared))
+    hidden = [_hiding(mask, torch.float64) for mask in masks_of(row.sees(causal=causal), row.blocks)]
+    assert torch.autograd.gradcheck(lambda *heads: _RowProducts.apply(*heads, row.blocks, hidden), (query, key, value))
+    before = 0
+    for length in (5, 4, 4, 4, 2):
+        alone = [t[before : before + length].detach().transpose(0, 1)[None] for t in (query, key, value)]
+        expected = slow(*alone, None, scaling=1.0, is_causal=causal)
+        torch.testing.assert_close(_RowProducts.apply(query, key, value, row.blocks, hidden)[before : before + length], expected[0])
+        before += length
 
 
 # models

@@ -11,6 +11,7 @@ What is shared is found in the token ids (the longest common beginning), so no t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise, starmap
 from typing import Any, Literal
 
 import torch
@@ -21,8 +22,8 @@ from assay.model.batching import by_length
 Name = Literal["shared", "packed", "padded"]
 Group = Sequence[Sequence[int]]
 """Token ids of the n conversations that answer one prompt."""
-ATTENDING = 1 << 18
-"""Pairs of tokens in a block at most: with a dozen heads in bf16 their scores are 6 MB, which a processor's caches hold and glibc does not give back to the system between passes."""
+ATTENDING = 1 << 17
+"""Pairs of tokens in a block at most: with a dozen heads in bf16 their scores are 3 MB, which a processor's caches hold and glibc does not give back to the system between passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,16 @@ class Block:
         found: Tensor = tokens if self.even else _Apart.apply(tokens, self.token, self.place)  # type: ignore[no-untyped-call]
         return found.reshape(self.number, self.width, *found.shape[1:])
 
+    def spread(self, tokens: Tensor) -> Tensor:
+        """The same with zeros where a place is filled up; without a gradient."""
+        if not self.even:
+            tokens = tokens.new_zeros(len(self.token), *tokens.shape[1:]).index_copy_(0, self.place, tokens)
+        return tokens.reshape(self.number, self.width, *tokens.shape[1:])
+
     def in_a_row(self, places: Tensor) -> Tensor:
         """[number, width, ...] as [tokens, ...]."""
         flat = places.flatten(0, 1)
-        found: Tensor = flat if self.even else _InARow.apply(flat, self.place)  # type: ignore[no-untyped-call]
+        found: Tensor = flat if self.even else _InARow.apply(flat, self)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -70,13 +77,13 @@ class _Apart(torch.autograd.Function):
 
 class _InARow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, places: Tensor, place: Tensor) -> Tensor:
-        ctx.place, ctx.number = place, len(places)
-        return places.index_select(0, place)
+    def forward(ctx: Any, places: Tensor, block: Block) -> Tensor:
+        ctx.block = block
+        return places.index_select(0, block.place)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.new_zeros(ctx.number, *gradient.shape[1:]).index_copy_(0, ctx.place, gradient), None
+        return ctx.block.spread(gradient).flatten(0, 1), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +139,15 @@ def apart(tokens: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     return [block.apart(one) for block, one in zip(blocks, torch.split(tokens[0], [len(block.place) for block in blocks]), strict=True)]
 
 
+def slices(blocks: Sequence[Block]) -> list[slice]:
+    """Where each block lies in the row."""
+    ends = list(accumulate(len(block.place) for block in blocks))
+    return list(starmap(slice, pairwise([0, *ends])))
+
+
 def firsts(blocks: Sequence[Block]) -> Tensor:
     """Where each group begins in the row, [groups]."""
-    before, found = 0, []
-    for block in blocks:
-        found.append(block.token[:: block.width] + before)
-        before += len(block.place)
-    return torch.cat(found)
+    return torch.cat([block.token[:: block.width] + here.start for block, here in zip(blocks, slices(blocks), strict=True)])
 
 
 def masks_of(mask: Tensor | None, blocks: Sequence[Block]) -> Sequence[Tensor | None]:
