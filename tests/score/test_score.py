@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from assay.cli import run_app
 from assay.errors import AssayError
 from assay.score.bulk import score_file
+from assay.score.checkpoint import CheckpointScorer, score_with
 from assay.score.scorer import load_scorer
 from assay.train.config import TrainConfig
 from assay.train.train import train
@@ -49,6 +52,18 @@ def test_pairs_and_conversations_get_the_same_scores(checkpoint: Path, tmp_path:
     assert aside == 1
     assert alone["row"].to_list() == [1, 2]
     assert alone["score"].to_list() == pytest.approx([table["chosen_score"][0], table["rejected_score"][0]], abs=1e-6)
+
+
+def test_matrices_rounded_once_score_as_if_rounded_in_every_pass(checkpoint: Path) -> None:
+    said = [[{"role": "user", "content": "red?"}, {"role": "assistant", "content": answer}] for answer in ("yes red", "no", "a longer answer that is red", "x " * 40)]
+    rounded, exact = CheckpointScorer(str(checkpoint), "bf16"), CheckpointScorer(str(checkpoint), "fp32")
+    expected = score_with(exact.reward_model, said, "bf16", 4_096)
+    np.testing.assert_array_equal(rounded.score(said).values, expected.values)
+    assert not np.array_equal(expected.values, exact.score(said).values)
+    assert rounded.reward_model.best_layout() == exact.reward_model.best_layout() == "packed"
+    dtypes = {name: p.dtype for name, p in rounded.reward_model.model.named_parameters()}
+    assert dtypes["bert.encoder.layer.0.attention.self.query.weight"] == torch.bfloat16
+    assert dtypes["classifier.weight"] == dtypes["bert.embeddings.word_embeddings.weight"] == torch.float32
 
 
 def test_further_outputs_stand_in_columns_of_their_own(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from assay.files import first_line
 from assay.model import onnx, template
 from assay.model.layout import Name
 from assay.model.loading import quiet
-from assay.model.network import Network, as_reward_model, is_decoder, layout_for, use_attention
+from assay.model.network import Network, as_reward_model, head_of, is_decoder, layout_for, use_attention
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "summary_last_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout", "classifier_dropout_prob")
 PAD = "<|assay_pad|>"
@@ -87,6 +87,14 @@ class RewardModel:
     def rewards(self, ids: Sequence[list[int]]) -> Tensor:
         """Rewards of token sequences, fp32 of shape [n]; one forward pass, padded to the longest."""
         return self.merged(self.outputs(ids))
+
+    def round_weights(self) -> None:
+        """Hold the matrices of the backbone in bf16: what autocast would round them to before every pass, so the same scores, but from then on in bf16 alone."""
+        self.best_layout()  # is tried in fp32
+        of_the_head = set(head_of(self.model).modules())
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Linear) and module not in of_the_head:
+                module.to(torch.bfloat16)
 
     @property
     def device(self) -> torch.device:

@@ -45,6 +45,8 @@ class CheckpointScorer:
         by_onnxruntime = isinstance(self.reward_model.model, OnnxModel) and not self.openvino
         self.precision = (self.contract.rounded or "fp32") if by_onnxruntime else precision_of(precision, self.reward_model.device)
         self.tokens_per_batch, self.tick = tokens_per_batch, tick
+        if self.precision == "bf16" and not isinstance(self.reward_model.model, OnnxModel):
+            self.reward_model.round_weights()
 
     @property
     def fingerprint(self) -> str:
