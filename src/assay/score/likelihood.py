@@ -14,6 +14,7 @@ from assay.errors import AssayError
 from assay.files import first_line, read_parquet, write_parquet
 from assay.model.backbones import locate
 from assay.model.batching import by_length
+from assay.model.network import use_attention
 from assay.model.reward_model import best_device, in_precision, precision_of
 from assay.pairs.schema import Message, answer_text
 from assay.screen import Quiet, Screen
@@ -57,6 +58,7 @@ class CausalModel:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True).to(best_device()).eval()
+            use_attention(self.model)
         except Exception as error:
             raise AssayError(f"{model}: cannot be loaded as a causal language model ({first_line(error)})") from None
         if not getattr(self.model.config, "is_decoder", True) or self.model.config.model_type == "bert":
@@ -114,14 +116,14 @@ class CausalModel:
                 mask = torch.zeros_like(ids)
                 for row, i in enumerate(batch):
                     mask[row, : len(sequences[i])] = 1
-                losses = _token_losses(self.model(input_ids=ids, attention_mask=mask).logits, ids)
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
                 for row, i in enumerate(batch):
-                    end = len(sequences[i]) - 1
                     if lengths[i]:
-                        values[i] = float(losses[row, end - lengths[i] : end].mean())
+                        answer = slice(len(sequences[i]) - lengths[i], len(sequences[i]))
+                        values[i] = float(_mean_loss(logits[row], ids[row], answer))
         return values
 
 
-def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
-    """Loss of every token from the second on, [rows, tokens - 1]; the logarithm is taken in fp32."""
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+def _mean_loss(logits: Tensor, ids: Tensor, these: slice) -> Tensor:
+    """Mean loss of these tokens of a sequence, each told by what stands before it; the logarithm is taken in fp32."""
+    return torch.nn.functional.cross_entropy(logits[these.start - 1 : these.stop - 1].float(), ids[these])
