@@ -1,26 +1,34 @@
 """What the C library (glibc) does with freed memory on a CPU. Both functions do nothing where it is another library."""
 
 import ctypes
+import time
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST = 32 << 20
 """Above this a block is always given back; glibc allows no more."""
-LONG_LIVED = 1 << 20
+SECONDS = 60.0
+"""Between two times at which what is free is given back."""
+
+_given_back = time.monotonic()
 
 
 def keep_freed() -> None:
-    """Let freed blocks of up to 32 MB stay with the process: by default they go back to the system after every pass and are asked for again in the next, page by page (a tenth faster in steps of many small tensors)."""
-    _set(TRIM_THRESHOLD, 2**31 - 1)
-    _set(MMAP_THRESHOLD, LARGEST)
-
-
-def return_freed() -> None:
-    """Give every freed block from 1 MB on back at once: by default glibc keeps ever larger ones, between which the small ones of a process that runs for days leave holes that it cannot use."""
-    _set(MMAP_THRESHOLD, LONG_LIVED)
-
-
-def _set(what: int, value: int) -> None:
+    """Let freed blocks of up to 32 MB stay with the process: by default they go back to the system after every pass and are asked for again in the next, page by page (a tenth faster in steps of many small tensors, a third in a server)."""
     try:
-        ctypes.CDLL("libc.so.6").mallopt(what, value)
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(MMAP_THRESHOLD, LARGEST)
     except OSError:
+        return
+
+
+def give_back() -> None:
+    """Give free memory back to the system, once a minute at most: blocks of ever other sizes leave holes that a process which runs for days cannot use, and it would grow."""
+    global _given_back
+    if time.monotonic() - _given_back < SECONDS:
+        return
+    _given_back = time.monotonic()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
         return

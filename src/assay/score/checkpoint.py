@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from assay.allocator import give_back, keep_freed
 from assay.errors import AssayError
 from assay.files import fingerprint, first_line
 from assay.model import checkpoint
@@ -42,6 +43,8 @@ class CheckpointScorer:
         self.drifted = None if allow_drift is None else _drifted(self.reward_model, self.contract)
         self.attributes = names_of(self.reward_model)
         self.reward_model.model.to(best_device())
+        if self.reward_model.device.type == "cpu":
+            keep_freed()
         by_onnxruntime = isinstance(self.reward_model.model, OnnxModel) and not self.openvino
         self.precision = (self.contract.rounded or "fp32") if by_onnxruntime else precision_of(precision, self.reward_model.device)
         self.tokens_per_batch, self.tick = tokens_per_batch, tick
@@ -109,6 +112,7 @@ def score_tokens(
             if tick:
                 tick(done, len(distinct))
     reward_model.model.train(was_training)
+    give_back()
     return values[place].reshape(len(ids), values.shape[1])
 
 

@@ -16,7 +16,6 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from assay.allocator import return_freed
 from assay.errors import AssayError
 from assay.model.reward_model import best_device
 from assay.score.checkpoint import CheckpointScorer
@@ -110,9 +109,7 @@ def serve(specs: Sequence[str], *, host: str, port: int, key: str | None, precis
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("assay.serve").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the first process of a container would ignore it
-    if best_device().type == "cpu":
-        return_freed()
-    else:
+    if best_device().type != "cpu":
         limits = replace(limits, batch_tokens=GPU_BATCH_TOKENS)
     app = create_app(load_models(specs, precision, allow_drift), key=key, limits=limits)
     config = uvicorn.Config(app, host=host, port=port, http=Impatient, ws="none", access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=grace(limits))
