@@ -6,7 +6,7 @@ import time
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST = 32 << 20
 """Above this a block is always given back; glibc allows no more."""
-SECONDS = 60.0
+SECONDS = 20.0
 """Between two times at which what is free is given back."""
 
 _given_back = time.monotonic()
@@ -23,7 +23,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Give free memory back to the system, once a minute at most: blocks of ever other sizes leave holes that a process which runs for days cannot use, and it would grow."""
+    """Give free memory back to the system, every twenty seconds at most: blocks of ever other sizes leave holes that cannot be used, and a process would grow."""
     global _given_back
     if time.monotonic() - _given_back < SECONDS:
         return
