@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.errors import AssayError
 from assay.model import attention
-from assay.model.first_token import first_position, read_first_only, reads_first_only
+from assay.model.last_layer import ENCODERS, first_position, read_ends_only, read_first_only, reads_ends_only
 from assay.model.layout import Group, Name, Row, lay_out, masks
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -49,9 +49,13 @@ class Network(nn.Module):
         config = self.model.config.get_text_config()
         if config._attn_implementation == FLASH:  # takes no mask: where positions start again, a sequence begins
             found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-        else:
-            found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), blocks=batch.blocks, use_cache=False)
-        outputs: Tensor = head_of(self.model)(found.last_hidden_state[0, batch.last])
+            return self._read(found.last_hidden_state[0, batch.last])
+        ends = batch.last if reads_ends_only(self.model) else None
+        found = backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=masks(batch, config, self._mask), blocks=batch.blocks, ends=ends, use_cache=False)
+        return self._read(found.last_hidden_state[0, batch.last if ends is None else slice(None)])
+
+    def _read(self, vectors: Tensor) -> Tensor:
+        outputs: Tensor = head_of(self.model)(vectors)
         return outputs.float()
 
     def _encoded(self, row: Row) -> Tensor:
@@ -98,7 +102,7 @@ def why_not(layout: Name, model: Any, pad_id: int) -> str | None:
     if not is_decoder(model):
         if layout == "shared":
             return "reads in both directions, so that its prompt depends on the answer"
-        if not reads_first_only(model):
+        if model.config.model_type not in ENCODERS:
             return "is not of a kind of encoder for which Assay can keep sequences apart"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - KNOWN_LAYERS
     if kinds:
@@ -150,10 +154,10 @@ def pooled_position(model: Any) -> str:
 
 
 def as_reward_model(model: Any) -> Any:
-    """``model`` with a head that computes in fp32 under any autocast (a copy of the head does so too) and, if it is an encoder, a last layer that computes only what the head reads."""
+    """``model`` with a head that computes in fp32 under any autocast (a copy of the head does so too) and, if it can be, a last layer that computes only what the head reads."""
     head = head_of(model)
     head.forward = MethodType(_in_fp32, head)
-    return model if is_decoder(model) else read_first_only(model)
+    return read_ends_only(model) if is_decoder(model) else read_first_only(model)
 
 
 def _in_fp32(head: nn.Module, *args: Any, **kwargs: Any) -> Any:

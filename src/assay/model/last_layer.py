@@ -1,4 +1,8 @@
-"""The last layer of an encoder that is read at its first token computes that token alone: the same reward for a sixth of a six-layer model's work less."""
+"""The last layer computes only what the head reads: the same reward for less work.
+
+Of an encoder that is read at its first token, that token alone (a sixth of a six-layer model's work less); of a decoder, in a row, everything behind attention
+at the ends of the answers alone (three quarters of a layer).
+"""
 
 from collections.abc import Sequence
 from types import MethodType
@@ -10,21 +14,32 @@ from torch import Tensor
 from assay.model.attention import attend
 from assay.model.layout import Block, apart, firsts, masks_of
 
-KINDS = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"}
+ENCODERS = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie"}
 """Models whose layers compute what BERT's do; many others name their parts alike and compute something else."""
-
-
-def reads_first_only(model: Any) -> bool:
-    """Whether ``model`` is one of ``KINDS``."""
-    return model.config.model_type in KINDS
+DECODERS = {"llama", "mistral", "qwen2", "qwen3", "gemma"}
+"""Models whose layers compute what Llama's do."""
 
 
 def read_first_only(model: Any) -> Any:
-    """``model``, whose last layer gives out the first token's vector [n, 1, size] of each sequence, if it is one of ``KINDS``; unchanged otherwise."""
-    if reads_first_only(model):
+    """``model``, whose last layer gives out the first token's vector [n, 1, size] of each sequence, if it is one of ``ENCODERS``; unchanged otherwise."""
+    if model.config.model_type in ENCODERS:
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_first_token, last)
     return model
+
+
+def read_ends_only(model: Any) -> Any:
+    """``model``, whose last layer, told of ``ends`` [n] in a row of tokens, gives out their vectors [1, n, size] alone, if it is one of ``DECODERS``; unchanged otherwise."""
+    if model.config.model_type in DECODERS:
+        last = getattr(model, model.base_model_prefix).layers[-1]
+        last.forward = MethodType(_ends, last)
+    return model
+
+
+def reads_ends_only(model: Any) -> bool:
+    """Whether the last layer of ``model`` is such a one."""
+    layers = getattr(getattr(model, model.base_model_prefix), "layers", None)
+    return layers is not None and getattr(layers[-1].forward, "__func__", None) is _ends
 
 
 def first_position(model: Any) -> int:
@@ -51,4 +66,14 @@ def _first_token(layer: Any, hidden_states: Tensor, attention_mask: Tensor | Non
         first = hidden_states[:, :1]
         found = seen(inner.query(first), key, value, None if attention_mask is None else attention_mask[:, :, :1])
     after: Tensor = layer.feed_forward_chunk(layer.attention.output(found.flatten(2), first))
+    return after
+
+
+def _ends(layer: Any, hidden_states: Tensor, *args: Any, ends: Tensor | None = None, **kwargs: Any) -> Tensor:
+    if ends is None:
+        whole: Tensor = type(layer).forward(layer, hidden_states, *args, **kwargs)
+        return whole
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), *args, **kwargs)
+    read = hidden_states[:, ends] + attended[:, ends]
+    after: Tensor = read + layer.mlp(layer.post_attention_layernorm(read))
     return after
