@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from numpy.typing import NDArray
 
@@ -73,6 +74,7 @@ class Gate:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     one = Gate()
     monkeypatch.setattr(models, "score_tokens", one)
+    monkeypatch.setattr(models, "AT_ONCE", 1)  # what is asked while one batch is held up waits
     yield one
     one.open.set()
 
@@ -415,6 +417,24 @@ def test_a_client_that_goes_away_costs_nothing(app_url: Callable[..., str], gate
     assert gate.items == 2, "work was done for clients that went away"
     found = metrics_of(url)
     assert found["assay_requests_total", (("method", "POST"), ("path", "/v1/rewards"), ("status", "499"))] == 5
+
+
+def test_two_batches_are_scored_side_by_side_and_each_request_gets_its_own(app_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def meeting(*args: Any) -> NDArray[np.float32]:
+        together.wait(10)  # breaks, and the request fails, unless another batch is under way
+        return score_tokens(*args)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    url = app_url()
+    talks = [said("q", "word " * n) for n in (3, 40)]
+    alone = [ask(url, {"conversations": [talk]}).json()["scores"][0]["reward"] for talk in talks]
+    monkeypatch.setattr(models, "score_tokens", meeting)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda talk: ask(url, {"conversations": [talk]}), talks))
+    assert [one.status_code for one in found] == [200] * 2
+    np.testing.assert_allclose([one.json()["scores"][0]["reward"] for one in found], alone, atol=1e-6)
 
 
 def test_a_slow_body_is_given_up(app_url: Callable[..., str]) -> None:

@@ -39,7 +39,7 @@ class Fake:
 @contextlib.asynccontextmanager
 async def running(score: Callable[..., Any], batch_tokens: int = 10, waiting_tokens: int = 1_000, **more: Any) -> AsyncIterator[Queue]:
     """A queue at work."""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(more.get("at_once", 1)) as pool:
         queue = Queue(score, pool, batch_tokens=batch_tokens, waiting_tokens=waiting_tokens, **more)
         task = asyncio.create_task(queue.run())
         try:
@@ -80,6 +80,39 @@ def test_rows_come_in_the_order_asked_and_batches_hold_what_fits() -> None:
         assert fake.batches == [[[1]], [[1] * 4, [2] * 6], [[3], [4] * 9], [[5], [6] * 2]]
         assert fake.prompts == ["p", 1, 2, 3, 4, 5, 6]
         assert seen == [(1, 1), (2, 10), (2, 10), (2, 3)]
+
+    run(test())
+
+
+def test_two_batches_are_under_way_and_share_a_little_that_waits() -> None:
+    async def test() -> None:
+        fake = Fake(open_=False)
+        async with running(fake, at_once=2) as queue:
+            first = asyncio.create_task(queue.submit([([n], n) for n in (1, 2, 3, 4)]))
+            await asyncio.sleep(0.05)
+            assert sorted(fake.batches) == [[[1], [2]], [[3], [4]]]
+            then = asyncio.create_task(queue.submit([([5] * 4, 0), ([6] * 4, 0), ([7] * 9, 0)]))
+            await asyncio.sleep(0.05)
+            assert (len(fake.batches), queue.tokens, queue.free) == (2, 17, 0)
+            fake.gate.set()
+            assert numbers(await first) == [1, 2, 3, 4]
+            assert numbers(await then) == [20, 24, 63]
+            assert (queue.tokens, queue.free) == (0, 2)
+            assert numbers(await queue.submit([([8], 0)])) == [8]
+
+    run(test())
+
+
+def test_whatever_is_asked_while_several_batches_are_under_way_is_answered_once() -> None:
+    async def test() -> None:
+        fake, rng = Fake(), random.Random(0)
+        async with running(fake, at_once=3, waiting_tokens=10_000) as queue:
+            asked = [[[rng.randrange(1, 600)] * rng.randrange(1, 12) for _ in range(rng.randrange(1, 5))] for _ in range(200)]
+            found = await asyncio.gather(*(queue.submit([(one, 0) for one in request]) for request in asked))
+            assert [numbers(rows) for rows in found] == [[sum(one) for one in request] for request in asked]
+            assert (queue.tokens, queue.free) == (0, 3)
+        assert sorted(one for batch in fake.batches for one in batch) == sorted(one for request in asked for one in request)
+        assert all(sum(map(len, batch)) <= 10 or len(batch) == 1 for batch in fake.batches)
 
     run(test())
 

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from assay.errors import AssayError, did_you_mean
+from assay.model.onnx import OnnxModel
 from assay.model.reward_model import RewardModel
 from assay.model.template import completed
 from assay.score.checkpoint import CheckpointScorer, score_tokens
@@ -22,6 +25,9 @@ Encode = Callable[[RewardModel, slice], tuple[list[list[int]], list[bool]]]
 """Token ids of some of the items, and which of them were cut."""
 MESSAGE_CHARACTERS = 16
 """What a message counts for beside its text: the template writes something around an empty one, too."""
+AT_ONCE = 2
+"""Batches under way at once on a CPU, with half of its cores each. A pass is hundreds of small operations, in each of which all cores wait for the slowest and for Python: on two cores two passes, one core each, score
+half as much again (MiniLM in bf16)."""
 TOGETHER = 1 << 16
 """Characters tokenised at once; then comes whoever else waits, and work whose request is gone ends."""
 
@@ -54,10 +60,20 @@ class Models:
 
     def __init__(self, scorers: dict[str, Served], *, batch_tokens: int, waiting_tokens: int, request_seconds: float, most_items: int, most_characters: int, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.scorers, self.most_items, self.most_characters = scorers, most_items, most_characters
-        self.executor = ThreadPoolExecutor(1, "assay-score")
+        one_by_one = any(_only_one_pass(c.reward_model.model) for scorer in scorers.values() for c in checkpoints_of(scorer))
+        self.threads = torch.get_num_threads()
+        at_once = 1 if one_by_one else min(AT_ONCE, self.threads)
+        self.executor = ThreadPoolExecutor(at_once, "assay-score")
         self.tokenizing = ThreadPoolExecutor(1, "assay-tokenize")  # a fast tokenizer is not to be used from two threads
-        limits: dict[str, Any] = {"batch_tokens": batch_tokens, "waiting_tokens": waiting_tokens, "request_seconds": request_seconds, "observe": observe}
-        self.queues = {one: Queue(_scoring(one, batch_tokens), self.executor, **limits) for scorer in scorers.values() for one in checkpoints_of(scorer)}
+        limits: dict[str, Any] = {"batch_tokens": batch_tokens, "waiting_tokens": waiting_tokens, "request_seconds": request_seconds, "observe": observe, "at_once": at_once}
+        self.queues = {one: Queue(partial(self._score, one, batch_tokens), self.executor, **limits) for scorer in scorers.values() for one in checkpoints_of(scorer)}
+
+    def _score(self, scorer: CheckpointScorer, batch_tokens: int, ids: list[list[int]], prompts: list[object]) -> NDArray[np.float32]:
+        """Scores of a batch, in a thread of the executor: by all cores if it is alone, or else by a part of them."""
+        queues = self.queues.values()
+        alone = sum(queue.at_once - queue.free for queue in queues) == 1 and not any(queue.waiting for queue in queues)
+        torch.set_num_threads(self.threads if alone else max(1, self.threads // self.queues[scorer].at_once))
+        return score_tokens(scorer.reward_model, ids, prompts, scorer.precision, batch_tokens)
 
     def named(self, name: str | None) -> str:
         """The name of the model that a request asks for.
@@ -163,6 +179,14 @@ def characters(conversation: Conversation) -> int:
     return sum(len(m["role"]) + len(m["content"]) + MESSAGE_CHARACTERS for m in conversation)
 
 
+def _only_one_pass(model: Any) -> bool:
+    """Whether ``model`` gains nothing by two passes side by side, on a GPU or in threads of its own, or cannot do them, since its positions change with the length they see."""
+    if model.device.type != "cpu" or isinstance(model, OnnxModel):
+        return True
+    positions = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return bool({each.get("rope_type") for each in (positions, *positions.values()) if isinstance(each, dict)} & {"dynamic", "longrope"})
+
+
 def _cut(ids: Sequence[list[int]], most: int) -> tuple[list[list[int]], list[bool]]:
     return [one[-most:] for one in ids], [len(one) > most for one in ids]
 
@@ -185,7 +209,3 @@ async def _all_of(asked: Sequence[Coroutine[Any, Any, list[Answer]]]) -> list[li
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _scoring(scorer: CheckpointScorer, batch_tokens: int) -> Callable[[list[list[int]], list[object]], NDArray[np.float32]]:
-    return lambda ids, prompts: score_tokens(scorer.reward_model, ids, prompts, scorer.precision, batch_tokens)

@@ -1,6 +1,6 @@
-"""The queue: what requests of all dialects ask for, batched by tokens, one batch at a time.
+"""The queue: what requests of all dialects ask for, batched by tokens, a few batches at a time.
 
-Whatever a request asks for becomes token sequences, which wait in the order they came. A batch is as many of them as fit a number of tokens; so a short request is never behind more than the batch under way
+Whatever a request asks for becomes token sequences, which wait in the order they came. A batch is as many of them as fit a number of tokens; so a short request is never behind more than the batches under way
 and what came before it. Nobody waits without bounds: where too many tokens are waiting, ``submit`` raises ``Busy`` with how long it would take, and ``TooMuch`` where a request could not be answered in time even alone.
 Work whose request is gone is left out.
 """
@@ -46,8 +46,10 @@ class Work:
 class Queue:
     """The queue of one model."""
 
-    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, request_seconds: float = math.inf, observe: Callable[[int, int, float], None] | None = None) -> None:
+    def __init__(self, score: Score, executor: Executor, *, batch_tokens: int, waiting_tokens: int, at_once: int = 1, request_seconds: float = math.inf, observe: Callable[[int, int, float], None] | None = None) -> None:
         self.score, self.executor = score, executor
+        self.at_once = self.free = at_once
+        """Batches that may be under way, and how many more may be now."""
         self.batch_tokens, self.waiting_tokens, self.request_seconds = batch_tokens, waiting_tokens, request_seconds
         self.observe = observe or (lambda *_: None)
         self.waiting: deque[Work] = deque()
@@ -93,19 +95,24 @@ class Queue:
 
     async def run(self) -> None:
         """Score what waits, for ever."""
+        await asyncio.gather(*(self._work() for _ in range(self.at_once)))
+
+    async def _work(self) -> None:
         while True:
             await self._some.wait()
             batch = self._next()
-            if batch:
-                await self._scored(batch)
             if not self.waiting:
                 self._some.clear()
+            if batch:
+                self.free -= 1
+                await self._scored(batch)
+                self.free += 1
 
     def _next(self) -> list[Work]:
-        """The next batch, without what nobody waits for any more."""
+        """The next batch, without what nobody waits for any more; of a little that waits, a fair part for each that is free."""
         batch: list[Work] = []
-        tokens = 0
-        while self.waiting and (not batch or tokens + len(self.waiting[0].ids) <= self.batch_tokens):
+        tokens, most = 0, min(self.batch_tokens, math.ceil(self.tokens / self.free))
+        while self.waiting and (not batch or tokens + len(self.waiting[0].ids) <= most):
             work = self.waiting.popleft()
             self.tokens -= len(work.ids)
             if not work.result.done():
@@ -130,5 +137,6 @@ class Queue:
                 work.result.set_result(row)
         seconds, tokens = time.perf_counter() - start, sum(len(work.ids) for work in batch)
         if 2 * tokens >= self.batch_tokens:
-            self.rate = tokens / seconds if not self.rate else 0.8 * self.rate + 0.2 * tokens / seconds
+            rate = self.at_once * tokens / seconds
+            self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
         self.observe(len(batch), tokens, seconds)
