@@ -31,6 +31,9 @@ OTHERS: dict[str, Any] = {"deberta": DebertaV2Config(**SIZES, relative_attention
 KEYS: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
 AS_LLAMA: dict[str, Any] = {"llama": LlamaConfig(**KEYS), "mistral": MistralConfig(**KEYS, sliding_window=5), "qwen2": Qwen2Config(**KEYS), "qwen3": Qwen3Config(**KEYS), "gemma": GemmaConfig(**KEYS)}
 
+ROUNDED = 1e-5
+"""How far decoders may be apart, whose norms and gated layers round more."""
+
 
 def groups() -> list[list[list[int]]]:
     """Sequences of 1 to 30 tokens."""
@@ -55,13 +58,13 @@ def outputs_and_gradients(model: Any, layout: Name = "padded") -> tuple[Tensor, 
     return outputs.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]], allowed: float = 1e-6) -> None:
     assert expected[0].std() > 0.1
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[0], expected[0], rtol=allowed, atol=1e-6)
     assert found[1].keys() == expected[1].keys()
     largest = max(float(one.abs().max()) for one in expected[1].values())
     for name, one in expected[1].items():
-        torch.testing.assert_close(found[1][name], one, rtol=0, atol=1e-5 * largest, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found[1][name], one, rtol=0, atol=allowed * largest, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def last_layer(model: Any) -> Any:
@@ -160,9 +163,9 @@ def test_the_ends_alone_give_the_same_outputs_and_gradients(name: str, layout: N
     last_layer(model).mlp.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
     found = outputs_and_gradients(model, layout)
     assert seen == [5]
-    assert_same(found, outputs_and_gradients(plain, layout))
-    assert_same(found, outputs_and_gradients(plain))
-    assert_same(outputs_and_gradients(model), outputs_and_gradients(plain))  # padded: all of the layer is computed
+    assert_same(found, outputs_and_gradients(plain, layout), ROUNDED)
+    assert_same(found, outputs_and_gradients(plain), ROUNDED)
+    assert_same(outputs_and_gradients(model), outputs_and_gradients(plain), ROUNDED)  # padded: all of the layer is computed
 
 
 @pytest.mark.parametrize("name", AS_LLAMA)
@@ -170,7 +173,7 @@ def test_ends_when_activations_are_computed_twice(name: str) -> None:
     plain, model = made(AS_LLAMA[name]).train(), as_reward_model(made(AS_LLAMA[name])).train()
     use_attention(model)
     model.activation_checkpointing_enable({"use_reentrant": False})
-    assert_same(outputs_and_gradients(model, "shared"), outputs_and_gradients(plain))
+    assert_same(outputs_and_gradients(model, "shared"), outputs_and_gradients(plain), ROUNDED)
 
 
 def test_decoders_that_are_built_otherwise_compute_their_whole_last_layer() -> None:
@@ -179,4 +182,4 @@ def test_decoders_that_are_built_otherwise_compute_their_whole_last_layer() -> N
     assert not reads_ends_only(model)
     for one in (plain, model):
         use_attention(one)
-    assert_same(outputs_and_gradients(model, "shared"), outputs_and_gradients(plain))
+    assert_same(outputs_and_gradients(model, "shared"), outputs_and_gradients(plain), ROUNDED)
