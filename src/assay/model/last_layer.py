@@ -30,16 +30,21 @@ def read_first_only(model: Any) -> Any:
 
 def read_ends_only(model: Any) -> Any:
     """``model``, whose last layer, told of ``ends`` [n] in a row of tokens, gives out their vectors [1, n, size] alone, if it is one of ``DECODERS``; unchanged otherwise."""
-    if model.config.model_type in DECODERS:
-        last = getattr(model, model.base_model_prefix).layers[-1]
+    last = _last_of(model)
+    if last is not None and model.config.model_type in DECODERS:
         last.forward = MethodType(_ends, last)
     return model
 
 
 def reads_ends_only(model: Any) -> bool:
     """Whether the last layer of ``model`` is such a one."""
+    last = _last_of(model)
+    return last is not None and getattr(last.forward, "__func__", None) is _ends
+
+
+def _last_of(model: Any) -> Any:
     layers = getattr(getattr(model, model.base_model_prefix), "layers", None)
-    return layers is not None and getattr(layers[-1].forward, "__func__", None) is _ends
+    return layers[-1] if layers else None
 
 
 def first_position(model: Any) -> int:
