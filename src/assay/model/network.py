@@ -15,6 +15,7 @@ from assay.errors import AssayError
 from assay.model import attention
 from assay.model.last_layer import ENCODERS, first_position, read_ends_only, read_first_only, reads_ends_only
 from assay.model.layout import Group, Name, Row, lay_out, masks
+from assay.model.lean_layer import make_lean
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 FLASH = "flash_attention_2"
@@ -154,10 +155,10 @@ def pooled_position(model: Any) -> str:
 
 
 def as_reward_model(model: Any) -> Any:
-    """``model`` with a head that computes in fp32 under any autocast (a copy of the head does so too) and, if it can be, a last layer that computes only what the head reads."""
+    """``model`` with a head that computes in fp32 under any autocast (a copy of the head does so too) and, if they can be, layers that keep less for their derivative and a last one that computes only what the head reads."""
     head = head_of(model)
     head.forward = MethodType(_in_fp32, head)
-    return read_ends_only(model) if is_decoder(model) else read_first_only(model)
+    return make_lean(read_ends_only(model)) if is_decoder(model) else read_first_only(model)
 
 
 def _in_fp32(head: nn.Module, *args: Any, **kwargs: Any) -> Any:
