@@ -4,7 +4,7 @@
 
 The loop: data set order, batches of 8 padded to their longest, the chosen answers first and then the rejected ones, no text recognised as the same, fp32 (what reward-bench loads on a machine
 without a GPU) and, for comparison, bf16. Assay: ``score_suites`` without its cache. Both are timed from texts to scores, the model loaded; their scores are compared. Groups of four: a prompt with four answers,
-as RewardBench 2 has them, made of the same texts. With ``--rows`` a part of the prompts is taken, with all their pairs.
+as RewardBench 2 has them, made of the same texts or (`--fours train_qafeedback`) with a long prompt. With ``--rows`` a part of the prompts is taken, with all their pairs.
 """
 
 import argparse
@@ -33,15 +33,15 @@ def pairs_of(data: Path, rows: int) -> Suite:
     return Suite("all eval_* pairs", "pairs", [item for item in items if int(item.cluster[:8], 16) % part == 0])
 
 
-def fours_of(data: Path, rows: int) -> Suite:
-    """Prompts with four different answers: those of RM-Bench's styles, two right and two wrong."""
-    table = pl.read_parquet(data / "eval_rmbench" / "pairs.parquet")
+def fours_of(data: Path, name: str, rows: int) -> Suite:
+    """Prompts with four different answers: those of RM-Bench's styles, two right and two wrong, or four models' to a question with the passages that answer it."""
+    table = pl.read_parquet(data / name / "pairs.parquet")
     items = []
     for _, part in table.group_by("item_id", maintain_order=True):
         answers = {str(a): a for row in part.iter_rows(named=True) for a in (row["chosen"], row["rejected"])}
         if len(answers) >= 4:
             items.append(Item(part["item_id"][0], "fours", part["prompt"][0].to_list(), list(answers.values())[:4], (1.0, 0.0, 0.0, 0.0), part["item_id"][0]))
-    return Suite("groups of four", "best-of-n", items[: rows or None])
+    return Suite(f"groups of four of {name}", "best-of-n", items[: rows or None])
 
 
 class Loop:
@@ -75,13 +75,14 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--rows", type=int, default=400, help="pairs, and groups of four; 0 for all")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--fours", metavar="FOLDER", help="only groups of four, --rows of them, of this folder: train_qafeedback has long prompts")
     arguments = parser.parse_args()
     scorers = {f"assay {precision}": CheckpointScorer(arguments.checkpoint, precision) for precision in ("fp32", "bf16")}
     contract = scorers["assay fp32"].contract
     loops = {"loop fp32": Loop(arguments.checkpoint, torch.float32, contract), "loop bf16": Loop(arguments.checkpoint, torch.bfloat16, contract)}
     print(f"{Path(arguments.checkpoint).parent.name}, at most {contract.max_length} tokens, {torch.get_num_threads()} threads; seconds, the median of {arguments.rounds} rounds\n")
     print("| suite | arm | seconds | answers a second | times as fast as the loop in fp32 | first answer strictly ahead | farthest from the loop in fp32 |\n|---|---|---:|---:|---:|---:|---:|")
-    for suite in (pairs_of(arguments.data, arguments.rows), fours_of(arguments.data, arguments.rows // 2)):
+    for suite in [fours_of(arguments.data, arguments.fours, arguments.rows)] if arguments.fours else [pairs_of(arguments.data, arguments.rows), fours_of(arguments.data, "eval_rmbench", arguments.rows // 2)]:
         seconds: dict[str, list[float]] = {}
         scores: dict[str, np.ndarray] = {}
         for _ in range(arguments.rounds):

@@ -180,7 +180,7 @@ class Pool:
         """Let the model say in fp32 what it thinks of them."""
         new = [text for text in dict.fromkeys(texts) if text not in self.expected]
         if new:
-            values = score_tokens(self.scorer.reward_model, [self.ids[t] for t in new], new, "fp32", 4_096)[:, 0]
+            values = score_tokens(self.scorer.reward_model, [self.ids[t] for t in new], "fp32", 4_096)[:, 0]
             self.expected.update(zip(new, map(float, values), strict=True))
 
     def apart(self, texts: Sequence[str], rewards: Sequence[float]) -> float:

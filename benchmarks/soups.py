@@ -1,6 +1,6 @@
 """Soups of reward models: against the runs they are made of, the ensemble of their rewards and one run of as many steps, with the labels as they are and with a quarter flipped.
 
-    python benchmarks/soups.py PAIRS OTHER -o FOLDER [--runs 4] [--steps 60]         prints Markdown tables
+    python benchmarks/soups.py PAIRS OTHER -o FOLDER [--runs 4] [--steps 60] [--most 600]         prints Markdown tables
 
 All runs start from one model that was trained for a moment, so that they share a head; they differ in the order of the pairs and in the learning rate. PAIRS is split by
 prompt into training, choosing (what greedy and the best single run go by) and test; OTHER is data of another kind. Intervals: bootstrap over prompts, 95%.
@@ -52,10 +52,11 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--most", type=int, default=600, help="pairs of another kind")
     arguments = parser.parse_args()
     seen, rest = split(read(arguments.data).pairs, 0.35)
-    place = pl.Series([int(prompt_id(p)[16:24], 16) % 3 == 0 for (p,) in rest.select("prompt").iter_rows()])
-    choosing, test, other = rest.filter(place), rest.filter(~place), read(arguments.other).pairs
+    to_choose = pl.Series([int(prompt_id(p)[16:24], 16) % 3 == 0 for (p,) in rest.select("prompt").iter_rows()])
+    choosing, test, other = rest.filter(to_choose), rest.filter(~to_choose), read(arguments.other).pairs.head(arguments.most)
     print(f"{seen.height:,} pairs to train on, {choosing.height:,} to choose by, {test.height:,} to test, {other.height:,} of another kind")
     for share in (0.0, 0.25):
         rows, folder = flipped(seen, share), arguments.output / f"flipped-{share}"
@@ -65,11 +66,12 @@ def main() -> None:
         soup(runs, folder / "uniform")
         taken = soup(runs, folder / "greedy", by=choosing)["soup"]
         best = max(runs, key=lambda run: float((margins(run, choosing) > 0).mean()))
+        found = {c: [margins(c, pairs) for pairs in (test, other)] for c in (*runs, long, folder / "uniform", folder / "greedy")}
         print(f"\n### {share:.0%} of the training labels flipped (greedy took {len(taken)} of {len(runs)})\n\n| | test | another kind |\n|---|---:|---:|")
         for name, checkpoints in (("single run, mean of all", None), ("best single run on the choosing pairs", [best]), ("one run of as many steps", [long]), ("uniform soup", [folder / "uniform"]), ("greedy soup", [folder / "greedy"]), ("ensemble of all rewards", runs)):
             cells = []
-            for pairs in (test, other):
-                each = [margins(c, pairs) for c in (checkpoints or runs)]
+            for place, pairs in enumerate((test, other)):
+                each = [found[c][place] for c in (checkpoints or runs)]
                 right = np.mean([m > 0 for m in each], axis=0) if checkpoints is None else (np.mean(each, axis=0) > 0).astype(float)
                 prompts = [prompt_id(p) for (p,) in pairs.select("prompt").iter_rows()]
                 draws = resampled_means({name: (np.arange(len(right)), right)}, prompts, ["all"] * len(prompts), name)[name]

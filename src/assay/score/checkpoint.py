@@ -1,6 +1,5 @@
 """The scorer that most scorers are: a trained checkpoint."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,13 @@ from assay.model.contract import Contract
 from assay.model.layout import size
 from assay.model.onnx import OnnxModel
 from assay.model.reward_model import RewardModel, best_device, in_precision, precision_of
+from assay.model.sharing import by_beginning
 from assay.pairs.schema import Message
 from assay.pairs.sources import is_hub_id
 from assay.remote import fetch, url
 from assay.score.scorer import Scores, Tick
 
 OPENVINO = "openvino:"
-MOST_TOGETHER = 8
-"""Answers that share one copy of their prompt; with more, what the mask costs outweighs what is saved."""
-WORTH = 0.75
-"""Answers share a row only if that leaves so much of their tokens; with less to share, the wider attention costs more."""
 
 
 class CheckpointScorer:
@@ -80,17 +76,14 @@ def names_of(reward_model: RewardModel) -> tuple[str, ...]:
 def score_with(reward_model: RewardModel, conversations: Sequence[Sequence[Message]], precision: str, tokens_per_batch: int, tick: Tick | None = None, network: Any = None) -> Scores:
     """Score conversations with a model in memory; what training, the scorer and the evaluation all call.
 
-    A decoder computes a prompt once for all its answers. ``network``: the model's ``Network`` where something has been done to it, such as sharing it out among processes.
+    A decoder computes what several conversations begin with once. ``network``: the model's ``Network`` where something has been done to it, such as sharing it out among processes.
     """
     ids, truncated = reward_model.encode([[dict(m) for m in c] for c in conversations])
-    prompts = [json.dumps([[m["role"], m["content"]] for m in c[:-1]]) for c in conversations]
-    return Scores(score_tokens(reward_model, ids, prompts, precision, tokens_per_batch, tick, network), np.array(truncated, dtype=bool))
+    return Scores(score_tokens(reward_model, ids, precision, tokens_per_batch, tick, network), np.array(truncated, dtype=bool))
 
 
-def score_tokens(
-    reward_model: RewardModel, ids: Sequence[Sequence[int]], prompts: Sequence[object], precision: str, tokens_per_batch: int, tick: Tick | None = None, network: Any = None
-) -> NDArray[np.float32]:
-    """Scores of token sequences, shape [n, 1] or [n, 1 + k]; those with the same of ``prompts`` are answers to one prompt."""
+def score_tokens(reward_model: RewardModel, ids: Sequence[Sequence[int]], precision: str, tokens_per_batch: int, tick: Tick | None = None, network: Any = None) -> NDArray[np.float32]:
+    """Scores of token sequences, shape [n, 1] or [n, 1 + k]."""
     first: dict[tuple[int, ...], int] = {}
     place = [first.setdefault(tuple(one), len(first)) for one in ids]
     distinct = [list(one) for one in first]
@@ -99,13 +92,16 @@ def score_tokens(
     reward_model.model.eval()
     layout = "padded" if network or isinstance(reward_model.model, OnnxModel) else reward_model.best_layout()
     network = network or reward_model.network(layout)
-    groups = [part for group in _by_prompt(prompts, place) for part in _worth(group, distinct)] if layout == "shared" else [[i] for i in range(len(distinct))]
+    groups = by_beginning(distinct) if layout == "shared" else [[i] for i in range(len(distinct))]
     lengths = [size([distinct[i] for i in group], layout) for group in groups]
     done = 0
     with torch.inference_mode(), in_precision(precision, reward_model.device):
         for batch in by_length(lengths, tokens_per_batch, in_a_row=layout != "padded"):
             members = [i for g in batch for i in groups[g]]
-            outputs = network(network.prepare([[distinct[i] for i in groups[g]] for g in batch]))
+            laid = [[distinct[i] for i in groups[g]] for g in batch]
+            if layout != "padded":
+                laid += _filler(laid[0][0], sum(lengths[g] for g in batch))
+            outputs = network(network.prepare(laid))[: len(members)]
             rewards = reward_model.merged(outputs)[:, None]
             values[members] = (torch.cat([rewards, outputs], dim=1) if values.shape[1] > 1 else rewards).cpu().numpy()
             done += len(members)
@@ -116,22 +112,10 @@ def score_tokens(
     return values[place].reshape(len(ids), values.shape[1])
 
 
-def _by_prompt(prompts: Sequence[object], place: Sequence[int]) -> list[list[int]]:
-    """Distinct texts in groups of the same prompt, at most MOST_TOGETHER in each."""
-    of: dict[object, list[int]] = {}
-    seen: set[int] = set()
-    for prompt, i in zip(prompts, place, strict=True):
-        if i not in seen:
-            seen.add(i)
-            of.setdefault(prompt, []).append(i)
-    found = list(of.values())
-    return [members[at : at + MOST_TOGETHER] for members in found for at in range(0, len(members), MOST_TOGETHER)]
-
-
-def _worth(group: list[int], sequences: Sequence[list[int]]) -> list[list[int]]:
-    """The group, or each of its members by itself."""
-    members = [sequences[i] for i in group]
-    return [group] if size(members, "shared") <= WORTH * sum(map(len, members)) else [[i] for i in group]
+def _filler(sequence: list[int], tokens: int) -> list[list[list[int]]]:
+    """What fills a row of so many tokens up to one of a few lengths, at most 3% more: for every other length a processor's library makes kernels anew, and keeps up to a megabyte of them for each kind of matrix."""
+    missing = -tokens % max(1, 1 << tokens.bit_length() >> 6)
+    return [[sequence[:missing]]] if missing else []
 
 
 def folder_of(spec: str) -> Path:

@@ -68,12 +68,12 @@ class Models:
         limits: dict[str, Any] = {"batch_tokens": batch_tokens, "waiting_tokens": waiting_tokens, "request_seconds": request_seconds, "observe": observe, "at_once": at_once}
         self.queues = {one: Queue(partial(self._score, one, batch_tokens), self.executor, **limits) for scorer in scorers.values() for one in checkpoints_of(scorer)}
 
-    def _score(self, scorer: CheckpointScorer, batch_tokens: int, ids: list[list[int]], prompts: list[object]) -> NDArray[np.float32]:
+    def _score(self, scorer: CheckpointScorer, batch_tokens: int, ids: list[list[int]]) -> NDArray[np.float32]:
         """Scores of a batch, in a thread of the executor: by all cores if it is alone, or else by a part of them."""
         queues = self.queues.values()
         alone = sum(queue.at_once - queue.free for queue in queues) == 1 and not any(queue.waiting for queue in queues)
         torch.set_num_threads(self.threads if alone else max(1, self.threads // self.queues[scorer].at_once))
-        return score_tokens(scorer.reward_model, ids, prompts, scorer.precision, batch_tokens)
+        return score_tokens(scorer.reward_model, ids, scorer.precision, batch_tokens)
 
     def named(self, name: str | None) -> str:
         """The name of the model that a request asks for.
@@ -117,8 +117,7 @@ class Models:
         self.check_items(len(conversations))
         sizes = [characters(c) for c in conversations]
         self.check_characters(sum(sizes))
-        prompts = [tuple((m["role"], m["content"]) for m in c[:-1]) for c in conversations]
-        return await self._answers(self.scorers[model], lambda reward_model, part: reward_model.encode(conversations[part]), sizes, prompts)
+        return await self._answers(self.scorers[model], lambda reward_model, part: reward_model.encode(conversations[part]), sizes)
 
     async def texts(self, name: str | None, texts: Sequence[str]) -> list[Answer]:
         """What a model says of texts to which the chat template has been applied already."""
@@ -126,7 +125,7 @@ class Models:
         self.check_items(len(texts))
         self._one_reading(model)
         sizes = [len(text) for text in texts]
-        return await self._answers(self.scorers[model], lambda reward_model, part: reward_model.encode_texts(completed(reward_model.tokenizer, texts[part])), sizes, [object() for _ in texts])
+        return await self._answers(self.scorers[model], lambda reward_model, part: reward_model.encode_texts(completed(reward_model.tokenizer, texts[part])), sizes)
 
     async def token_ids(self, name: str | None, ids: Sequence[list[int]]) -> list[Answer]:
         """What a model says of token sequences; longer ones lose their beginning."""
@@ -137,7 +136,7 @@ class Models:
         if any(not one or min(one) < 0 or max(one) >= known for one in ids):
             raise Unfit(f"token ids are numbers from 0 to {known - 1}, and a sequence has at least one")
         sizes = [len(one) for one in ids]
-        return await self._answers(self.scorers[model], lambda reward_model, part: _cut(ids[part], reward_model.max_length), sizes, [object() for _ in ids])
+        return await self._answers(self.scorers[model], lambda reward_model, part: _cut(ids[part], reward_model.max_length), sizes)
 
     def _one_reading(self, model: str) -> None:
         """Check that all members of an ensemble read the same text as the same tokens."""
@@ -145,14 +144,14 @@ class Models:
         if len(readings) > 1:
             raise Unfit(f"the members of `{model}` have different templates or tokenizers, so it takes messages, not texts or token ids")
 
-    async def _answers(self, scorer: Served, encode: Encode, sizes: Sequence[int], prompts: Sequence[object]) -> list[Answer]:
+    async def _answers(self, scorer: Served, encode: Encode, sizes: Sequence[int]) -> list[Answer]:
         if not isinstance(scorer, Ensemble):
-            return await self._by_checkpoint(scorer, encode, sizes, prompts)
-        found = await _all_of([self._answers(member, encode, sizes, prompts) for member in scorer.members])
+            return await self._by_checkpoint(scorer, encode, sizes)
+        found = await _all_of([self._answers(member, encode, sizes) for member in scorer.members])
         outputs = scorer.merged([np.array([answer.reward for answer in answers], dtype=np.float32) for answers in found])
         return [Answer(row.tolist(), max(a.tokens for a in each), any(a.truncated for a in each)) for row, *each in zip(outputs, *found, strict=True)]
 
-    async def _by_checkpoint(self, scorer: CheckpointScorer, encode: Encode, sizes: Sequence[int], prompts: Sequence[object]) -> list[Answer]:
+    async def _by_checkpoint(self, scorer: CheckpointScorer, encode: Encode, sizes: Sequence[int]) -> list[Answer]:
         queue = self.queues[scorer]
         queue.make_sure_of_room(1)  # before the work of tokenising
         ids, truncated = list[list[int]](), list[bool]()
@@ -165,7 +164,7 @@ class Models:
             raise Unfit(str(error)) from None
         if empty := [i for i, one in enumerate(ids) if not one]:
             raise Unfit(f"item {empty[0]} has no text")
-        rows = await queue.submit(list(zip(ids, prompts, strict=True)))
+        rows = await queue.submit(ids)
         return [Answer([float(x) for x in row], len(one), cut) for row, one, cut in zip(rows, ids, truncated, strict=True)]
 
 

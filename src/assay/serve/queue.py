@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 Row = NDArray[np.float32]
 """Outputs of one sequence: the reward, then the attributes if there are several."""
-Score = Callable[[list[list[int]], list[object]], NDArray[np.float32]]
-"""Scores of token sequences, given which prompt each answers."""
+Score = Callable[[list[list[int]]], NDArray[np.float32]]
+"""Scores of token sequences."""
 
 
 class Busy(Exception):
@@ -39,7 +39,6 @@ class Work:
     """A sequence that waits for its score."""
 
     ids: list[int]
-    prompt: object
     result: "asyncio.Future[Row]"
 
 
@@ -59,17 +58,17 @@ class Queue:
         """Tokens a second, of late, in batches at least half full: smaller ones are slower by the token, and would have a large request refused that full ones answer in time."""
         self._some = asyncio.Event()
 
-    async def submit(self, sequences: Sequence[tuple[list[int], object]]) -> list[Row]:
-        """The outputs of (token ids, prompt) sequences, in their order.
+    async def submit(self, sequences: Sequence[list[int]]) -> list[Row]:
+        """The outputs of token sequences, in their order.
 
         Raises:
             Busy: too much is waiting already.
             TooMuch: they would take too long even if nothing were waiting.
         """
-        asked = sum(len(ids) for ids, _ in sequences)
+        asked = sum(map(len, sequences))
         self.make_sure_of_room(asked)
         loop = asyncio.get_running_loop()
-        works = [Work(ids, prompt, loop.create_future()) for ids, prompt in sequences]
+        works = [Work(ids, loop.create_future()) for ids in sequences]
         self.waiting.extend(works)
         self.tokens += asked
         self._some.set()
@@ -124,7 +123,7 @@ class Queue:
         start = time.perf_counter()
         loop = asyncio.get_running_loop()
         try:
-            rows = await loop.run_in_executor(self.executor, self.score, [work.ids for work in batch], [work.prompt for work in batch])
+            rows = await loop.run_in_executor(self.executor, self.score, [work.ids for work in batch])
             if len(rows) != len(batch):
                 raise ValueError(f"{len(rows)} scores for {len(batch)} sequences")
         except Exception as error:
