@@ -42,8 +42,13 @@ def reads_ends_only(model: Any) -> bool:
     return last is not None and getattr(last.forward, "__func__", None) is _ends
 
 
+def layers_of(model: Any) -> Sequence[Any]:
+    """The layers of a decoder; none where its backbone names them otherwise or has none."""
+    return getattr(getattr(model, model.base_model_prefix), "layers", None) or ()
+
+
 def _last_of(model: Any) -> Any:
-    layers = getattr(getattr(model, model.base_model_prefix), "layers", None)
+    layers = layers_of(model)
     return layers[-1] if layers else None
 
 

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from assay.model.last_layer import layers_of
+
 KINDS = {"llama", "mistral", "qwen2", "qwen3"}
 """Models whose norms and feed-forward parts compute what Llama's do."""
 
 
 def make_lean(model: Any) -> Any:
     """``model``, whose layers keep less in mixed precision, if it is one of ``KINDS``; unchanged otherwise."""
-    config = model.config.get_text_config()
-    if config.model_type in KINDS:
-        for layer in getattr(getattr(model, model.base_model_prefix), "layers", ()):
+    if model.config.model_type in KINDS:
+        for layer in layers_of(model):
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
                 norm.forward = MethodType(_normed, norm)
-            if config.hidden_act == "silu":
+            if model.config.hidden_act == "silu":
                 layer.mlp.forward = MethodType(_fed, layer.mlp)
     return model
 
